@@ -1,0 +1,37 @@
+"""The core: a model whose activations and weights can be read, edited and restored. Knows models and data, and no method."""
+
+from hooked.cache import ActivationCache
+from hooked.data import Item, UnlearnData, load_data
+from hooked.errors import VestigeError
+from hooked.hooks import Edit, HookContext, Request
+from hooked.intervention import Gate, Intervention, LogitEdit, Spec, View
+from hooked.model import HookedModel
+from hooked.module import HookedModule
+from hooked.stats import RunningMoments
+from hooked.tokens import TokenBatch
+from hooked.weights import ColumnDelta, DenseDelta, LowRankDelta, RowDelta, WeightPatch
+
+__all__ = [
+    "ActivationCache",
+    "ColumnDelta",
+    "DenseDelta",
+    "Edit",
+    "Gate",
+    "HookContext",
+    "HookedModel",
+    "HookedModule",
+    "Intervention",
+    "Item",
+    "LogitEdit",
+    "LowRankDelta",
+    "Request",
+    "RowDelta",
+    "RunningMoments",
+    "Spec",
+    "TokenBatch",
+    "UnlearnData",
+    "VestigeError",
+    "View",
+    "WeightPatch",
+    "load_data",
+]

@@ -1,0 +1,175 @@
+"""The only place that registers hooks: always through a context manager, removed by handle, foreign hooks untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from hooked.errors import VestigeError
+from hooked.sites import Tap, layer_of
+
+
+@dataclass
+class Request:
+    """One pass of a top-level call, as an edit sees it. `state` lives for the whole call, the rest for one chunk of it.
+
+    Args:
+        mask: True on real tokens of the current chunk.
+        prompt: True on prompt tokens of the current chunk.
+        step: True where the logits answer a decoding step: from each row's last prompt token on.
+        offset: Number of cached positions before the chunk; 0 for a prefill or a full forward.
+        ids: Token ids of the current chunk.
+        state: Free for edits that carry something along a generation; a new dict for every top-level call.
+    """
+
+    mask: Bool[Tensor, "batch pos"]
+    prompt: Bool[Tensor, "batch pos"]
+    step: Bool[Tensor, "batch pos"]
+    offset: int
+    ids: Tensor
+    state: dict[Any, Any] = field(default_factory=dict)
+
+
+class HookContext:
+    """The `hook` argument of an edit: the site's name and the request it runs in.
+
+    Has `name`, `layer()` and `ctx` as TransformerLens' HookPoint has, so that existing hook functions work unchanged.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ctx: dict[str, Any] = {}
+        self.fired = False
+        self.request: Request | None = None
+
+    def layer(self) -> int:
+        """Return the block index of the site."""
+        layer = layer_of(self.name)
+        if layer is None:
+            raise VestigeError(f"site '{self.name}' is outside the blocks and has no layer")
+        return layer
+
+    def __repr__(self) -> str:
+        return f"HookContext({self.name!r})"
+
+
+class Edit(Protocol):
+    """`fn(activation, hook) -> replacement or None`, TransformerLens' own hook signature; `hook` is passed as a keyword."""
+
+    def __call__(self, activation: Tensor, /, hook: HookContext) -> Tensor | None: ...
+
+
+class StopForward(Exception):
+    """Raised by our own hooks to end a forward pass early; never leaves this package."""
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """One function to run at one tap. `context` is shared by all functions of a site in one call."""
+
+    tap: Tap
+    context: HookContext
+    function: Callable[..., Tensor | None]
+    writes: bool = True
+
+
+@contextmanager
+def attached(model: nn.Module, attachments: Sequence[Attachment]) -> Iterator[None]:
+    """Register functions at taps, in order, and remove exactly them on the way out, whatever happened."""
+    handles: list[RemovableHandle] = []
+    try:
+        for attachment in attachments:
+            handles.append(_register(model.get_submodule(attachment.tap.module), attachment))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _register(module: nn.Module, attachment: Attachment) -> RemovableHandle:
+    if attachment.tap.side == "output":
+
+        def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            return _on_output(attachment, output)
+
+        return module.register_forward_hook(after)
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return _on_input(attachment, args, kwargs)
+
+    return module.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def _on_output(attachment: Attachment, output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return _run(attachment, output)
+    element = attachment.tap.element
+    value = output[element] if len(output) > element else None
+    if not isinstance(value, Tensor):
+        raise VestigeError(
+            f"'{attachment.context.name}' is not materialised by this attention implementation; "
+            "load the model with attn_implementation='eager'"
+        )
+    replaced = _run(attachment, value)
+    if replaced is None:
+        return None
+    return tuple(replaced if i == element else item for i, item in enumerate(output))
+
+
+def _on_input(attachment: Attachment, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if args and isinstance(args[0], Tensor):
+        replaced = _run(attachment, args[0])
+        return None if replaced is None else ((replaced, *args[1:]), kwargs)
+    name = "hidden_states" if "hidden_states" in kwargs else next((k for k, v in kwargs.items() if isinstance(v, Tensor)), None)
+    if name is None:
+        raise VestigeError(f"the module behind '{attachment.context.name}' was called without a tensor, so the site cannot be read")
+    replaced = _run(attachment, kwargs[name])
+    return None if replaced is None else (args, {**kwargs, name: replaced})
+
+
+def _run(attachment: Attachment, whole: Tensor) -> Tensor | None:
+    """Show a function its part of a tensor and put back what it returns."""
+    tap, context = attachment.tap, attachment.context
+    context.fired = True
+    part = whole if tap.columns is None else whole[..., tap.columns]
+    part = _shaped(part, tap, context)
+    result = attachment.function(part, hook=context)
+    if not attachment.writes:
+        return None
+    if result is None:
+        # Columns picked by an index are a copy, so an edit made in place has to be written back.
+        if not isinstance(tap.columns, Tensor):
+            return None
+        result = part
+    _check_replacement(result, part, context)
+    if tap.columns is None:
+        return result.reshape(whole.shape)
+    written = whole.clone()
+    written[..., tap.columns] = result.reshape(*whole.shape[:-1], -1)
+    return written
+
+
+def _shaped(part: Tensor, tap: Tap, context: HookContext) -> Tensor:
+    """Give the tensor its site's shape: batch and position apart (some MLPs flatten them), heads apart where the site has heads."""
+    request = context.request
+    if part.ndim == 2 and request is not None and part.shape[0] == request.ids.numel():
+        part = part.view(*request.ids.shape, part.shape[-1])
+    if tap.d_head is not None and part.shape[-1] % tap.d_head == 0:
+        part = part.unflatten(-1, (-1, tap.d_head))
+    return part
+
+
+def _check_replacement(result: Any, part: Tensor, context: HookContext) -> None:
+    if not isinstance(result, Tensor):
+        raise VestigeError(f"the edit at '{context.name}' returned {type(result).__name__}; it must return a tensor or None")
+    for what in ("shape", "dtype", "device"):
+        got, need = getattr(result, what), getattr(part, what)
+        if got != need:
+            shown = (tuple(got), tuple(need)) if what == "shape" else (got, need)
+            raise VestigeError(f"the edit at '{context.name}' returned {what} {shown[0]}, the site has {shown[1]}")

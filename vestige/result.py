@@ -1,0 +1,123 @@
+"""What an audit returns: frozen values that hold no model and compute nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["original", "unlearned", "retrained", "never"]
+Orientation = Literal["leaky", "forgotten", "useful", "changed"]
+
+
+@dataclass(frozen=True)
+class SubjectInfo:
+    """One column of an audit.
+
+    Args:
+        name: Unique name, e.g. `original`, `npo`, `retain`, `never`.
+        kind: Its role: the model before unlearning, an unlearned one, one retrained without the forget set, one never taught it.
+        intent: What the method claims (`removal` or `suppression`); None for models that make no claim.
+        source: The paper or the folder the subject comes from.
+    """
+
+    name: str
+    kind: Kind
+    intent: str | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number of an audit with everything needed to believe it.
+
+    Args:
+        check: Name of the check, e.g. `forget_probability`.
+        subject: Name of the subject it was measured on.
+        estimate: The value; None when it could not be measured, and then `note` says why.
+        low: Lower end of the 95 % item-level bootstrap interval (None when there is none).
+        high: Upper end.
+        n: Number of items behind the estimate.
+        floor: What chance scores on the same items (None when chance is undefined for the check, and `note` says so).
+        control: The same check on the never-taught model (or the retrained one where no never-taught model was given).
+        higher_is: What a higher value means: `leaky` (knowledge is there), `forgotten`, `useful`, or `changed` (weights moved).
+        per_item: The values that were averaged.
+        per_layer: One value per layer, for checks that look inside.
+        per_layer_control: The same layers on the control.
+        note: A reason, a flag of a degenerate value, or a reading hint; one sentence.
+    """
+
+    check: str
+    subject: str
+    estimate: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    floor: float | None = None
+    control: float | None = None
+    higher_is: Orientation = "leaky"
+    per_item: tuple[float, ...] = ()
+    per_layer: tuple[float, ...] | None = None
+    per_layer_control: tuple[float, ...] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ConceptVectorRow:
+    """A concept vector of the original model and what a subject made of it.
+
+    Args:
+        layer: Block index.
+        neuron: Neuron index within the block.
+        score: Ranking score of the search on the original model.
+        p_value: Share of matched random directions that score at least as high.
+        before: Top tokens of the vector in the original model, decoded with the original unembedding.
+        after: Subject name to the top tokens of the same row in that subject, decoded with the original unembedding.
+        cosine: Subject name to the cosine between the row before and after (None when a row is zero).
+    """
+
+    layer: int
+    neuron: int
+    score: float
+    p_value: float
+    before: tuple[str, ...]
+    after: Mapping[str, tuple[str, ...]]
+    cosine: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class GenerationRow:
+    """One prompt and what every subject answered. Text of a model is untrusted: escape it wherever it is shown."""
+
+    split: Literal["forget", "retain"]
+    prompt: str
+    answer: str
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """All results of one audit. `to_html`, `to_json` and the figures are made from this value alone.
+
+    Args:
+        provenance: Models, data, hashes, seed, versions, date, commit, command: JSON values.
+        subjects: The columns, original first.
+        results: One entry per check and subject.
+        concept_vectors: The vectors that were followed.
+        generations: Example answers.
+        verdicts: Subject name to a verdict in plain words.
+    """
+
+    provenance: Mapping[str, Any]
+    subjects: tuple[SubjectInfo, ...]
+    results: tuple[Result, ...]
+    concept_vectors: tuple[ConceptVectorRow, ...] = ()
+    generations: tuple[GenerationRow, ...] = ()
+    verdicts: Mapping[str, str] = field(default_factory=dict)
+
+    def result(self, check: str, subject: str) -> Result:
+        """Return the result of one check on one subject; KeyError lists nothing silently."""
+        for result in self.results:
+            if result.check == check and result.subject == subject:
+                return result
+        raise KeyError(f"no result for check {check!r} on subject {subject!r}")
