@@ -2,6 +2,7 @@
 
 from hooked.cache import ActivationCache
 from hooked.data import Item, UnlearnData, load_data
+from hooked.decoder import Decoder
 from hooked.errors import VestigeError
 from hooked.hooks import Edit, HookContext, Request
 from hooked.intervention import Gate, Intervention, LogitEdit, Spec, View
@@ -14,6 +15,7 @@ from hooked.weights import ColumnDelta, DenseDelta, LowRankDelta, RowDelta, Weig
 __all__ = [
     "ActivationCache",
     "ColumnDelta",
+    "Decoder",
     "DenseDelta",
     "Edit",
     "Gate",

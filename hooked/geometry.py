@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hooked.decoder import Decoder
 from hooked.errors import VestigeError
 from hooked.sites import SiteMap, Tap, architecture_adapter, site_map
 from hooked.weights import hugging_face_name
@@ -38,10 +39,6 @@ class Geometry:
     n_heads: int
     d_head: int
     takes_position_ids: bool
-
-    def root_module(self, path: str) -> nn.Module:
-        """Return the module at a Hugging Face path, called without anybody's hooks."""
-        return _Bare(self.modules[path])
 
     def weight(self, part: str) -> Tensor:
         """Return the weight of a part outside the blocks (`embed`, `unembed`), `[d_vocab, d_model]`."""
@@ -74,17 +71,18 @@ class Geometry:
         matrix = self.matrix(tap.module)
         return matrix if tap.columns is None else matrix[:, tap.columns]
 
-    def unembed(self, normed: Tensor) -> Tensor:
-        """Map normalised residuals to logits as the native head does."""
-        logits: Tensor = self.root_module(self.sites.weights["unembed"])(normed)
+    @property
+    def decoder(self) -> Decoder:
+        """The final norm and the unembedding, with the logit scaling and capping of the config."""
         config = self.model.config
         config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        scale = getattr(config, "logit_scale", None)
-        divisor = getattr(config, "logits_scaling", None)
-        cap = getattr(config, "final_logit_softcapping", None)
-        logits = logits * scale if scale else logits
-        logits = logits / divisor if divisor else logits
-        return cap * torch.tanh(logits / cap) if cap else logits
+        norm = self.sites.weights.get("ln_final")
+        return Decoder(
+            norm=self.modules[norm] if norm is not None else None,
+            head=self.modules[self.sites.weights["unembed"]],
+            scale=(getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0),
+            cap=getattr(config, "final_logit_softcapping", None),
+        )
 
     def bridge(self, tokenizer: Any) -> Any:
         """Boot a TransformerBridge around a copy of the native model (booting renames modules in place)."""
@@ -104,18 +102,6 @@ class Geometry:
             return TransformerBridge.boot_transformers(
                 label, hf_model=copied, tokenizer=tokenizer, device=next(copied.parameters()).device, dtype=next(copied.parameters()).dtype
             )
-
-
-class _Bare(nn.Module):
-    """Calls a module's forward directly, so that a read of the final norm or the unembedding fires nobody's hooks."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        object.__setattr__(self, "inner", module)
-
-    def forward(self, value: Tensor) -> Tensor:
-        result: Tensor = self.inner.forward(value)
-        return result
 
 
 def geometry_of(model: nn.Module) -> Geometry:

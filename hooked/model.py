@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hooked.cache import ActivationCache, checksum
 from hooked.capture import NamesFilter, PosSlice, Recorder, select_sites
+from hooked.decoder import Decoder
 from hooked.errors import VestigeError
 from hooked.generate import decode
 from hooked.geometry import Geometry, geometry_of
@@ -499,18 +500,22 @@ class HookedModel:
 
     # The way out of the residual stream.
 
+    @property
+    def decoder(self) -> Decoder:
+        """Final norm and unembedding of this model; `decoder.frozen()` is a copy that later weight edits do not reach."""
+        return self._geometry.decoder
+
     def final_norm(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Apply the final norm; apply it to any block's output exactly once, the last included."""
-        norm = self.site_map.weights.get("ln_final")
-        return resid if norm is None else self._geometry.root_module(norm)(resid)
+        return self.decoder.final_norm(resid)
 
     def unembed(self, normed: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Map normalised residuals to logits, logit soft-capping and scaling included."""
-        return self._geometry.unembed(normed)
+        return self.decoder.unembed(normed)
 
     def lens(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Return the logit lens of residuals: final norm, then unembedding."""
-        return self.unembed(self.final_norm(resid))
+        return self.decoder.lens(resid)
 
     def bridge(self) -> Any:
         """Return a TransformerLens `TransformerBridge` over a copy of the model, for circuit work; this model stays untouched."""
