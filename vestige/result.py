@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 Kind = Literal["original", "unlearned", "retrained", "never"]
@@ -121,3 +122,16 @@ class AuditReport:
             if result.check == check and result.subject == subject:
                 return result
         raise KeyError(f"no result for check {check!r} on subject {subject!r}")
+
+    def to_html(self, path: str | Path) -> None:
+        """Write the report as one self-contained HTML file."""
+        from vestige.report import render_html
+
+        Path(path).write_text(render_html(self), encoding="utf-8")
+
+    def save(self, folder: str | Path) -> None:
+        """Write `report.html`, `report.json` and the figures into a folder, which is made if it is missing."""
+        from vestige.report import write_report
+
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_report(self, Path(folder))

@@ -1,0 +1,178 @@
+"""One pass over a subject: everything the checks need, as plain numbers. Checks are pure functions of readings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked import Decoder, HookedModel, Item, UnlearnData
+from vestige.subjects import Subject
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a model scored one given answer.
+
+    Args:
+        log_probs: Log-probability of each answer token, nats.
+        predictions: Most likely token at each answer position.
+        labels: The answer's tokens.
+    """
+
+    log_probs: tuple[float, ...]
+    predictions: tuple[int, ...]
+    labels: tuple[int, ...]
+
+    @property
+    def nll(self) -> float:
+        """Mean negative log-probability per answer token, nats."""
+        return -float(np.mean(self.log_probs))
+
+
+@dataclass(frozen=True)
+class SplitReading:
+    """What a subject said and scored on one split; one entry per item.
+
+    Args:
+        answers: Scores of the right answer.
+        bases: Scores of its paraphrase, or of the answer where there is none (the truth ratio's base).
+        wrong: Scores of each wrong answer.
+        texts: Greedy continuations of the prompt.
+        token_ids: The ids of those continuations.
+        hidden: Residual stream after each block at the last prompt token.
+    """
+
+    answers: tuple[Score, ...]
+    bases: tuple[Score, ...]
+    wrong: tuple[tuple[Score, ...], ...]
+    texts: tuple[str, ...]
+    token_ids: tuple[tuple[int, ...], ...]
+    hidden: Float[np.ndarray, "n_items n_layers d_model"]
+
+    @property
+    def first_token(self) -> tuple[int, ...]:
+        """First token of each right answer."""
+        return tuple(score.labels[0] for score in self.answers)
+
+    @property
+    def wrong_tokens(self) -> tuple[tuple[int, ...], ...]:
+        """First tokens of each item's wrong answers."""
+        return tuple(tuple(score.labels[0] for score in row) for row in self.wrong)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Everything read from one subject.
+
+    Args:
+        forget: The forget split through the deployed system.
+        retain: The retain split.
+        holdout: The holdout split; None without one.
+        raw_forget: Scores of the forget answers on the bare weights.
+        value_rows: Followed value vectors of the bare weights, by (layer, neuron).
+    """
+
+    forget: SplitReading
+    retain: SplitReading | None
+    holdout: SplitReading | None
+    raw_forget: tuple[Score, ...]
+    value_rows: Mapping[tuple[int, int], Float[np.ndarray, " d_model"]] = field(default_factory=dict)
+
+
+def read(subject: Subject, data: UnlearnData, *, vectors: Sequence[tuple[int, int]], batch_size: int, max_new_tokens: int) -> Reading:
+    """Read one subject.
+
+    Args:
+        subject: An open subject.
+        data: Prepared by `audit_items`.
+        vectors: Value vectors to follow, as (layer, neuron).
+        batch_size: Rows per forward pass.
+        max_new_tokens: Length of the greedy continuations.
+    """
+
+    def split(items: tuple[Item, ...]) -> SplitReading:
+        return read_split(subject.model, items, batch_size=batch_size, max_new_tokens=max_new_tokens)
+
+    forget = split(data.forget)
+    bare = subject.raw is subject.model
+    rows = {at: subject.raw.value_vectors(at[0])[at[1]].float().cpu().numpy().copy() for at in vectors if at[0] < subject.raw.n_layers}
+    return Reading(
+        forget=forget,
+        retain=split(data.retain) if data.retain else None,
+        holdout=split(data.holdout) if data.holdout else None,
+        raw_forget=forget.answers if bare else score(subject.raw, [(i.prompt, i.answer) for i in data.forget], batch_size=batch_size),
+        value_rows=rows,
+    )
+
+
+@torch.no_grad()
+def read_split(model: HookedModel, items: Sequence[Item], *, batch_size: int, max_new_tokens: int) -> SplitReading:
+    """Score, continue and look inside, for every item of one split."""
+    answers = score(model, [(i.prompt, i.answer) for i in items], batch_size=batch_size)
+    pairs = [(i.prompt, wrong) for i in items for wrong in i.perturbed_answers]
+    flat = iter(score(model, pairs, batch_size=batch_size))
+    wrong = tuple(tuple(next(flat) for _ in i.perturbed_answers) for i in items)
+    paraphrased = [(n, i) for n, i in enumerate(items) if i.paraphrased_answer]
+    bases = list(answers)
+    for (n, _), value in zip(paraphrased, score(model, [(i.prompt, i.paraphrased_answer or "") for _, i in paraphrased], batch_size=batch_size), strict=True):
+        bases[n] = value
+    prompts = [i.prompt for i in items]
+    ids = model.generate_tokens(prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    return SplitReading(
+        answers=answers,
+        bases=tuple(bases),
+        wrong=wrong,
+        texts=tuple(model.tokenizer.decode(row, skip_special_tokens=True) for row in ids),
+        token_ids=tuple(tuple(row) for row in ids),
+        hidden=last_prompt_residuals(model, prompts, batch_size=batch_size),
+    )
+
+
+@torch.no_grad()
+def score(model: HookedModel, pairs: Sequence[tuple[str, str]], *, batch_size: int) -> tuple[Score, ...]:
+    """Score answers after their prompts (teacher forcing), in batches of similar length."""
+    order = sorted(range(len(pairs)), key=lambda n: len(pairs[n][0]) + len(pairs[n][1]))
+    scores: dict[int, Score] = {}
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = model.tokenize([pairs[n][0] for n in chosen], answers=[pairs[n][1] for n in chosen], padding_side="right")
+        logits = model.logits(batch)[:, :-1]
+        for row, n in enumerate(chosen):
+            at = batch.answer[row, 1:]
+            labels = batch.ids[row, 1:][at]
+            log_probs = logits[row][at].float().log_softmax(-1)
+            picked = log_probs.gather(-1, labels[:, None])[:, 0]
+            scores[n] = Score(tuple(picked.tolist()), tuple(log_probs.argmax(-1).tolist()), tuple(labels.tolist()))
+    return tuple(scores[n] for n in range(len(pairs)))
+
+
+@torch.no_grad()
+def last_prompt_residuals(model: HookedModel, prompts: Sequence[str], *, batch_size: int) -> Float[np.ndarray, "n_items n_layers d_model"]:
+    """Return the residual stream after each block at the last prompt token."""
+    names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.n_layers)]
+    parts: list[Tensor] = []
+    for start in range(0, len(prompts), batch_size):
+        batch = model.tokenize(prompts[start : start + batch_size], padding_side="left")
+        _, cache = model.run_with_cache(batch, names_filter=names, pos_slice=[-1], return_type=None, dtype=torch.float32, device="cpu")
+        parts.append(torch.stack([cache[name][:, 0] for name in names], 1))
+    residuals: Float[np.ndarray, "n_items n_layers d_model"] = torch.cat(parts).numpy()
+    return residuals
+
+
+@torch.no_grad()
+def lens_ranks(hidden: Float[np.ndarray, "n_items n_layers d_model"], targets: Sequence[int], decoder: Decoder) -> Float[np.ndarray, "n_items n_layers"]:
+    """Return how many tokens the lens of each block puts before the target (ties count half), read with one fixed decoder."""
+    wanted = torch.tensor(targets)[:, None]
+    device = decoder.W_U.device
+    ranks = []
+    for layer in range(hidden.shape[1]):
+        logits = decoder.lens(torch.from_numpy(hidden[:, layer]).to(device, decoder.W_U.dtype)).float().cpu()
+        target = logits.gather(-1, wanted)
+        ranks.append((logits > target).sum(-1) + 0.5 * ((logits == target).sum(-1) - 1))
+    result: Float[np.ndarray, "n_items n_layers"] = torch.stack(ranks, 1).double().numpy()
+    return result

@@ -1,0 +1,102 @@
+"""The opening paragraph: the audit's question answered in a few sentences from numbers that were measured elsewhere."""
+
+from __future__ import annotations
+
+from ..result import AuditReport, Result
+from .text import listed, number
+
+OVERALL = "overall"
+_INSIDE = {"lens_leak": "a logit lens reads the answer", "probe_leak": "a linear probe finds the answer"}
+_INTACT = 0.95
+
+
+def forgotten(report: AuditReport) -> str:
+    """Return the name of what was to be forgotten, from `provenance["concept"]`, or an empty text."""
+    concept = report.provenance.get("concept")
+    if isinstance(concept, list) and all(isinstance(entry, str) for entry in concept):
+        return listed(concept)
+    return concept.strip() if isinstance(concept, str) else ""
+
+
+def answer(report: AuditReport) -> list[str]:
+    """Return the paragraph as sentences.
+
+    The audit's own words come first: `verdicts["overall"]`, unless a subject has that name. Without them the numbers
+    are read out as they are: what is said, what can be read inside, what the weights hold. "Above the control" means
+    that the lower end of the 95 % interval lies above it; a concept vector "still points where it did" at a cosine of
+    at least 0.95.
+    """
+    names = [subject.name for subject in report.subjects]
+    if OVERALL in report.verdicts and OVERALL not in names:
+        return [report.verdicts[OVERALL]]
+    sentences = [_before(report), _says(report), _inside(report), _weights(report)]
+    return [sentence for sentence in sentences if sentence] or [
+        "Nothing that this paragraph could sum up was measured."
+    ]
+
+
+def _measured(report: AuditReport, check: str, kind: str = "unlearned") -> list[tuple[float, Result]]:
+    """Return the measured results of a check on the subjects of one kind, in their order."""
+    subjects = [subject.name for subject in report.subjects if subject.kind == kind]
+    found = {result.subject: result for result in report.results if result.check == check}
+    return [(value, found[name]) for name in subjects if name in found and (value := found[name].estimate) is not None]
+
+
+def _before(report: AuditReport) -> str:
+    originals = _measured(report, "forget_probability", "original")
+    if not originals:
+        return ""
+    value, result = originals[0]
+    known = (("a model that never learned them scores", result.control), ("chance is", result.floor))
+    beside = "; ".join(f"{words} {number(reference)}" for words, reference in known if reference is not None)
+    reference = f" ({beside})" if beside else ""
+    return f"Before forgetting, the model gives the right answers with probability {number(value)}{reference}."
+
+
+def _says(report: AuditReport) -> str:
+    rows = sorted(_measured(report, "forget_probability"), key=lambda row: row[0])
+    if not rows:
+        return ""
+    spoken = [f"{number(value)} ({result.subject})" for value, result in rows]
+    if len(spoken) == 1:
+        return f"Asked after forgetting, it gives them with {spoken[0]}."
+    return f"Asked after forgetting, the {len(rows)} models give them with {spoken[0]} to {spoken[-1]}."
+
+
+def _inside(report: AuditReport) -> str:
+    for check, words in _INSIDE.items():
+        rows = [
+            (value, result)
+            for value, result in _measured(report, check)
+            if result.low is not None and result.control is not None
+        ]
+        leaking = [(value, result) for value, result in rows if (result.low or 0.0) > (result.control or 0.0)]
+        if not rows:
+            continue
+        if not leaking:
+            return f"Inside, {words} in {_of(0, len(rows))} above the control."
+        value, most = max(leaking, key=lambda row: row[0])
+        clearest = f"most clearly in {most.subject} ({number(value)}{_where(most)})"
+        return f"Inside, {words} above the control in {_of(len(leaking), len(rows))}, {clearest}."
+    return ""
+
+
+def _where(result: Result) -> str:
+    layers = result.per_layer
+    return f", strongest after layer {max(range(len(layers)), key=layers.__getitem__)}" if layers else ""
+
+
+def _weights(report: AuditReport) -> str:
+    rows = _measured(report, "concept_vector_cosine")
+    if not rows:
+        return ""
+    intact = [result.subject for value, result in rows if value >= _INTACT]
+    named = f": {listed(intact)}" if 0 < len(intact) < len(rows) else ""
+    still = f"still point where they did (cosine at least {_INTACT})"
+    return f"In the weights, the concept's vectors {still} in {_of(len(intact), len(rows))}{named}."
+
+
+def _of(count: int, total: int) -> str:
+    if total == 1:
+        return "it" if count else "no model"
+    return {0: f"none of the {total}", total: f"all {total}"}.get(count, f"{count} of the {total}")

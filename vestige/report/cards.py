@@ -1,0 +1,157 @@
+"""Verdict cards and the at-a-glance chart: the few numbers a reader needs first, each beside its control and floor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..result import AuditReport, Result, SubjectInfo
+from .explain import Explanation, explain
+from .table import reason
+from .text import interval, number
+
+_SAYS = ("forget_probability", "forget_rouge", "exact_memorization")
+_INSIDE = ("lens_leak", "probe_leak")
+_WEIGHTS = ("concept_vector_jaccard", "concept_vector_cosine")
+_KEEPS = ("retain_probability", "model_utility")
+_HIDDEN = ("suppression_index",)
+# A method that claims suppression leaves the weights alone by design: what its switches hide says more than vectors do.
+_CHOICES = {"suppression": (_SAYS, _HIDDEN + _WEIGHTS, _INSIDE, _KEEPS)}
+_USUAL = (_SAYS, _INSIDE, _WEIGHTS, _KEEPS)
+_GLANCE = (_SAYS, _INSIDE, _KEEPS)
+
+KIND = {
+    "original": "before forgetting",
+    "unlearned": "made to forget",
+    "retrained": "retrained without the forget set",
+    "never": "never taught it",
+}
+INTENT = {
+    "removal": "Claims removal: the knowledge is deleted from the weights.",
+    "suppression": "Claims suppression: the knowledge is kept out of the answers.",
+    "attack": "An attack: tries to bring knowledge back.",
+}
+
+
+@dataclass(frozen=True)
+class KeyNumber:
+    """One number of a card as text; `missing` says why there is none."""
+
+    explanation: Explanation
+    value: str
+    interval: str
+    control: str
+    floor: str
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What one subject claims and what was measured."""
+
+    subject: SubjectInfo
+    kind: str
+    claim: str
+    verdict: str
+    numbers: tuple[KeyNumber, ...]
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One value on a line from 0 to 1. Positions are percentages of the width, None where there is nothing to draw."""
+
+    label: str
+    value: str
+    at: float | None
+    low: float | None
+    high: float | None
+    floor: float | None
+    control: float | None
+    spoken: str
+
+
+@dataclass(frozen=True)
+class Glance:
+    """The chart: one column per check, one row of lanes per subject."""
+
+    columns: tuple[Explanation, ...]
+    rows: tuple[tuple[SubjectInfo, tuple[Lane, ...]], ...]
+
+
+def build_cards(report: AuditReport) -> tuple[Card, ...]:
+    """Return one card per subject, in the order of the subjects."""
+    return tuple(_card(report, subject) for subject in report.subjects)
+
+
+def _card(report: AuditReport, subject: SubjectInfo) -> Card:
+    own = {result.check: result for result in report.results if result.subject == subject.name}
+    chosen = (_first(own, choices) for choices in _CHOICES.get(subject.intent or "", _USUAL))
+    claim = (
+        INTENT.get(subject.intent, f"Claims {subject.intent}.")
+        if subject.intent
+        else "Makes no claim: it is here for comparison."
+    )
+    verdict = report.verdicts.get(subject.name, "No verdict was given; see the numbers.")
+    return Card(
+        subject,
+        KIND.get(subject.kind, subject.kind),
+        claim,
+        verdict,
+        tuple(_key_number(r) for r in chosen if r is not None),
+    )
+
+
+def _first(own: dict[str, Result], choices: tuple[str, ...]) -> Result | None:
+    """Return the first result that was measured, else the first there is."""
+    there = [own[check] for check in choices if check in own]
+    return next((result for result in there if result.estimate is not None), there[0] if there else None)
+
+
+def _key_number(result: Result) -> KeyNumber:
+    missing = reason(result) if result.estimate is None else ""
+    span = interval(result.low, result.high)
+    return KeyNumber(
+        explain(result.check), number(result.estimate), span, number(result.control), number(result.floor), missing
+    )
+
+
+def build_glance(report: AuditReport) -> Glance:
+    """Lay out the chart; a check that no subject has is left out."""
+    found = {(result.check, result.subject): result for result in report.results}
+    measured = {result.check for result in report.results if result.estimate is not None}
+    columns = [next((check for check in choices if check in measured), None) for choices in _GLANCE]
+    checks = [check for check in columns if check is not None]
+    rows = [
+        (subject, tuple(_lane(check, found.get((check, subject.name))) for check in checks))
+        for subject in report.subjects
+    ]
+    return Glance(tuple(map(explain, checks)), tuple(rows))
+
+
+def _lane(check: str, result: Result | None) -> Lane:
+    if result is None or result.estimate is None:
+        return Lane(explain(check).title, "–", None, None, None, None, None, reason(result))
+    parts = [f"{explain(check).title} {number(result.estimate)}"]
+    if span := interval(result.low, result.high):
+        parts.append(f"95 % interval {span}")
+    parts += [
+        f"{name} {number(value)}"
+        for name, value in (("chance", result.floor), ("control", result.control))
+        if value is not None
+    ]
+    return Lane(
+        explain(check).title,
+        number(result.estimate),
+        at=_place(result.estimate),
+        low=_place(result.low),
+        high=_place(result.high),
+        floor=_place(result.floor),
+        control=_place(result.control),
+        spoken=", ".join(parts),
+    )
+
+
+def _place(value: float | None) -> float | None:
+    """Return a position in percent; the line leaves 4 % at both ends, and values beyond it sit at the very edge."""
+    if value is None:
+        return None
+    return round(min(98.5, max(1.5, 4 + 92 * value)), 2)

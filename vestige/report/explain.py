@@ -1,0 +1,250 @@
+"""What every number means, in plain words: what is measured, how to read it, and what it does not prove."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..result import Orientation
+
+GROUPS = ("What it says", "What it keeps", "What can be read inside", "What its weights hold", "Other checks")
+
+# Continues "higher means ...".
+ORIENTATION: dict[Orientation, str] = {
+    "leaky": "still known",
+    "forgotten": "forgotten",
+    "useful": "useful",
+    "changed": "changed",
+}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One entry of the reading guide.
+
+    Args:
+        check: Name of the check in `report.json`.
+        title: The name a person reads.
+        plain: The same in a few words, for a card: it continues a row label.
+        group: One of `GROUPS`.
+        measures: What is measured and how.
+        chance: What the chance floor is.
+        control: What the control means.
+        limits: What the number does not prove.
+    """
+
+    check: str
+    title: str
+    plain: str
+    group: str
+    measures: str
+    chance: str
+    control: str
+    limits: str
+
+
+_SAYS, _KEEPS, _INSIDE, _WEIGHTS, _OTHER = GROUPS
+_NEVER = (
+    "The same items on a model that was never taught them. Whatever it scores is guessing and general skill, "
+    "not memory."
+)
+
+_ALL = (
+    Explanation(
+        "forget_probability",
+        "Forget probability",
+        "gives the answers to forget",
+        _SAYS,
+        "How likely the model finds the right answer to each question it should have forgotten: the probability per "
+        "answer token (geometric mean over the tokens), averaged over the questions.",
+        "The probability of guessing the answer among the possible ones, where the data says how many there are.",
+        _NEVER,
+        "A low value shows that the model does not say the answer when asked in this way. It may still hold it; and "
+        "a broken model scores low on everything, so read it beside retain probability and degeneracy.",
+    ),
+    Explanation(
+        "forget_rouge",
+        "Forget ROUGE",
+        "writes the answers to forget",
+        _SAYS,
+        "How much of the right answer turns up, in order, in what the model writes (ROUGE-L recall of greedy text).",
+        "Overlap of words that any answer of this style shares; where it is not given, the control is the reference.",
+        _NEVER,
+        "Another wording of the right answer scores low, and common words score above zero. Text that is never "
+        "written may still be known.",
+    ),
+    Explanation(
+        "truth_ratio",
+        "Truth ratio",
+        "prefers right over wrong",
+        _SAYS,
+        "Whether the right answer is more likely than wrong answers of the same style, from the ratio of the two "
+        "probabilities for each question.",
+        "A model that knows nothing finds right and wrong answers equally likely.",
+        _NEVER,
+        "It compares likelihoods only with each other: a model that writes noise can score like one that never knew.",
+    ),
+    Explanation(
+        "forget_quality",
+        "Forget quality",
+        "looks like a retrained model",
+        _SAYS,
+        "The p-value of a two-sided Kolmogorov-Smirnov test that the truth ratios come from the same distribution as "
+        "those of a model retrained without the forget set. Below 0.05 the two can be told apart.",
+        "Under the null hypothesis p is uniform, so there is no chance score; the smallest p that can occur depends "
+        "on n.",
+        "A retrained or never-taught model compared in the same way; it should have a large p.",
+        "A large p is no evidence of deletion: few items, or a model tuned on this very test, give one too. Never "
+        "compare p-values across different n.",
+    ),
+    Explanation(
+        "extraction_strength",
+        "Extraction strength",
+        "finishes a started answer",
+        _SAYS,
+        "How little of the answer must be shown before the model completes the rest without a mistake: 1 means from "
+        "nothing, 0 means never.",
+        "About the chance of guessing the last tokens.",
+        _NEVER,
+        "It counts exact tokens only, so one wrong word in the middle halves the score of a model that knows the "
+        "answer.",
+    ),
+    Explanation(
+        "exact_memorization",
+        "Exact memorization",
+        "next tokens exactly right",
+        _SAYS,
+        "The share of answer tokens that the model would pick first, given the right tokens before.",
+        "The share that frequent tokens would get by themselves.",
+        _NEVER,
+        "Grammar and frequent words are counted as well, so the control is often far above zero.",
+    ),
+    Explanation(
+        "retain_probability",
+        "Retain probability",
+        "gives the answers to keep",
+        _KEEPS,
+        "Forget probability's twin on the questions the model should still answer.",
+        "The probability of guessing the answer among the possible ones, where the data says how many there are.",
+        "The same items on the never-taught model. It was taught these, so it should score high.",
+        "Only the retain items were asked. Skills that nobody listed may be damaged unseen.",
+    ),
+    Explanation(
+        "model_utility",
+        "Model utility",
+        "stays useful",
+        _KEEPS,
+        "The harmonic mean of probability, ROUGE and truth ratio on what should be kept; one part at zero makes the "
+        "whole zero.",
+        "Near zero: a model that guesses fails at least one part.",
+        "The same parts on the never-taught model, which should stay useful.",
+        "One number for several abilities: look at the parts before calling two methods equal.",
+    ),
+    Explanation(
+        "degeneracy",
+        "Degeneracy",
+        "writes varied text",
+        _KEEPS,
+        "The share of different tokens in what the model writes. Text that repeats itself, as a broken model's does, "
+        "scores low.",
+        "Undefined: random tokens score near 1.",
+        "The same prompts on the never-taught model.",
+        "High variety is not sense. The number only warns: when it collapses, low knowledge scores say nothing about "
+        "forgetting.",
+    ),
+    Explanation(
+        "lens_leak",
+        "Logit-lens leak",
+        "answer readable inside",
+        _INSIDE,
+        "Whether the answer can be read off the hidden state after each layer, decoded with the original model's own "
+        "final norm and unembedding.",
+        "What the decoder scores for answers that were shuffled between questions.",
+        "The same decoding in the never-taught model.",
+        "It only sees knowledge that is written in the original's output vocabulary: a low value is not absence.",
+    ),
+    Explanation(
+        "probe_leak",
+        "Probe leak",
+        "a probe finds it inside",
+        _INSIDE,
+        "How well a linear classifier, trained on hidden states, tells the right answer on facts it was not trained "
+        "on, layer by layer.",
+        "The same classifier trained on shuffled labels.",
+        "The same classifier on the never-taught or retrained model: the general structure of language helps a "
+        "probe, so compare with this, not with chance.",
+        "A probe shows that the information is there, not that the model uses it.",
+    ),
+    Explanation(
+        "suppression_index",
+        "Suppression index",
+        "hidden rather than gone",
+        _INSIDE,
+        "How much knowledge comes back when every hook, filter and gate is taken off and the bare weights answer, as "
+        "a share of what the original knows beyond the control. 1: everything was only hidden. 0: taking them off "
+        "changes nothing.",
+        "0, by definition, for a method that only changes weights.",
+        "The never-taught model sets the zero of the scale.",
+        "A value of 0 does not mean the weights are clean; it only says that nothing is hidden by switches.",
+    ),
+    Explanation(
+        "concept_vector_cosine",
+        "Concept-vector cosine",
+        "vectors keep their direction",
+        _WEIGHTS,
+        "How far the concept's vectors in the MLP weights still point where they did in the original. 1: same "
+        "direction.",
+        "About 0: two random directions are nearly orthogonal.",
+        "The same rows in a model trained separately. It has its own neurons, so it shows what an unrelated row "
+        "looks like.",
+        "Vectors that moved may still work, and knowledge may sit in other rows than the ones that were followed.",
+    ),
+    Explanation(
+        "concept_vector_l2",
+        "Concept-vector distance",
+        "vectors moved by",
+        _WEIGHTS,
+        "How far the concept's vectors moved, in the units of the weights (Euclidean distance). 0: untouched.",
+        "Undefined: distance has no chance level.",
+        "The distance to the same rows of a separately trained model.",
+        "A large distance at the same direction is only a change of length.",
+    ),
+    Explanation(
+        "concept_vector_jaccard",
+        "Concept-vector tokens kept",
+        "concept tokens kept",
+        _WEIGHTS,
+        "How many of the tokens that the concept's vectors promote most are still the same (Jaccard index of the top "
+        "tokens). 1: all of them; 0: none.",
+        "The overlap of two random sets of this size, k / (2V − k).",
+        "The same rows in a model trained separately, which share no neurons.",
+        "Untouched vectors mean that the trace is still stored. Changed ones do not prove that nothing else stores it.",
+    ),
+)
+KNOWN: dict[str, Explanation] = {entry.check: entry for entry in _ALL}
+
+
+def explain(check: str) -> Explanation:
+    """Return the explanation of a check; a check that this file does not know gets a general one."""
+    if check in KNOWN:
+        return KNOWN[check]
+    title = check.replace("_", " ").strip().capitalize() or "Unnamed check"
+    return Explanation(
+        check,
+        title,
+        title.lower(),
+        _OTHER,
+        "This version of the report has no description of this check; see the documentation of the code that "
+        "measured it.",
+        "What chance scores on the same items, where the table gives it.",
+        "The same check on a model that was never taught, or was retrained without the forget set.",
+        "One number never proves that knowledge is gone.",
+    )
+
+
+def in_reading_order(checks: list[str]) -> list[Explanation]:
+    """Return one explanation per check, by group, known ones in the order of this file and the others as they came."""
+    known = list(KNOWN)
+    return sorted(
+        map(explain, dict.fromkeys(checks)),
+        key=lambda e: (GROUPS.index(e.group), known.index(e.check) if e.check in KNOWN else 0),
+    )

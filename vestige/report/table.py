@@ -1,0 +1,117 @@
+"""The main table: checks by subjects, each value with its interval, floor, control and remarks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..result import AuditReport, Result
+from .explain import GROUPS, ORIENTATION, Explanation, in_reading_order
+from .text import interval, number
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value as text. `aside` holds floor, control or n where they differ between the subjects."""
+
+    value: str
+    interval: str = ""
+    remark: int | None = None
+    measured: bool = True
+    aside: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One check. `missing` replaces the cells when no subject could be measured."""
+
+    explanation: Explanation
+    orientation: str
+    n: str
+    cells: tuple[Cell, ...]
+    floor: str
+    control: str
+    missing: str = ""
+
+
+@dataclass
+class Remarks:
+    """Numbered foot notes; equal texts share a number."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def add(self, text: str) -> int | None:
+        """Return the number of this remark, None for an empty one."""
+        if not text:
+            return None
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text) + 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table by groups of checks."""
+
+    groups: tuple[tuple[str, tuple[Row, ...]], ...]
+    remarks: tuple[str, ...]
+
+
+def reason(result: Result | None) -> str:
+    """Say why there is no value."""
+    if result is None:
+        return "not measured: this check was not run on this subject"
+    return f"not measured: {result.note or 'no reason was given'}"
+
+
+def build_table(report: AuditReport) -> Table:
+    """Lay out all results of a normalised report."""
+    remarks = Remarks()
+    by_group: dict[str, list[Row]] = {group: [] for group in GROUPS}
+    found = {(result.check, result.subject): result for result in report.results}
+    for explanation in in_reading_order([result.check for result in report.results]):
+        results = [found.get((explanation.check, subject.name)) for subject in report.subjects]
+        by_group[explanation.group].append(_row(explanation, results, remarks))
+    return Table(tuple((group, tuple(rows)) for group, rows in by_group.items() if rows), tuple(remarks.texts))
+
+
+def _row(explanation: Explanation, results: Sequence[Result | None], remarks: Remarks) -> Row:
+    present = [result for result in results if result is not None]
+    orientation = ORIENTATION.get(present[0].higher_is, present[0].higher_is)
+    if all(result.estimate is None for result in present) and len({result.note for result in present}) == 1:
+        return Row(explanation, orientation, "", (), "", "", missing=reason(present[0]))
+    measured = [result for result in present if result.estimate is not None]
+    floor, control = _shared([r.floor for r in measured]), _shared([r.control for r in measured])
+    counts = {result.n for result in measured}
+    differ = (floor == _VARIES, control == _VARIES, len(counts) > 1)
+    cells = tuple(_cell(result, remarks, differ) for result in results)
+    return Row(explanation, orientation, _counted(counts), cells, floor, control)
+
+
+_VARIES = "in cells"
+
+
+def _shared(values: Sequence[float | None]) -> str:
+    """Return the value that all results agree on, or say that each cell has its own."""
+    different = {value for value in values if value is not None}
+    if len(different) > 1:
+        return _VARIES
+    return number(different.pop()) if different else "–"
+
+
+def _counted(counts: set[int]) -> str:
+    """Return the shared number of items, or its range."""
+    if not counts or max(counts) == 0:
+        return ""
+    shown = str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    return f"n = {shown}".replace(" ", "\u00a0")
+
+
+def _cell(result: Result | None, remarks: Remarks, differ: tuple[bool, bool, bool]) -> Cell:
+    if result is None or result.estimate is None:
+        return Cell("not measured", remark=remarks.add(reason(result)), measured=False)
+    parts = zip(
+        differ, ("chance", "control", "n ="), (number(result.floor), number(result.control), str(result.n)), strict=True
+    )
+    aside = ", ".join(f"{name} {value}" for shown, name, value in parts if shown and value != "–")
+    return Cell(number(result.estimate), interval(result.low, result.high), remarks.add(result.note), True, aside)
