@@ -1,0 +1,204 @@
+"""The `vestige` command. Heavy packages are imported by the commands themselves, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="After a language model was made to forget something, what does it still know, and where?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Out = Annotated[Path, typer.Option(help="Folder for the results; must be new or empty.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that draws.")]
+Device = Annotated[str | None, typer.Option(help="Where the model runs, e.g. cuda or cuda:1. [default: cpu]")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Dtype = Annotated[str, typer.Option(help="Parameter dtype: float32, bfloat16, float16, or auto for the checkpoint's own.")]
+Forget = Annotated[Path, typer.Option(help="What to forget: .jsonl, .json or .csv with question/answer or text.")]
+Retain = Annotated[Path | None, typer.Option(help="What to keep, in the same form.")]
+Holdout = Annotated[Path | None, typer.Option(help="Items that no subject was trained on.")]
+Template = Annotated[str, typer.Option(help="How a question becomes a prompt; write \\n for a new line.")]
+Concept = Annotated[str | None, typer.Option(help="What plain documents are about; its first mention is where the audit asks.")]
+Lexicon = Annotated[str | None, typer.Option(help="Words of the concept, separated by commas.")]
+QUESTION = "Question: {question}\\nAnswer:"
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo-report"),
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Run the whole main job on the built-in model: unlearn it five ways and audit the results."""
+    from vestige.commands import demo as command
+
+    report = command.run(out=out, overwrite=overwrite, seed=seed, device=device, quiet=json_)
+    _finish(report, out, json_)
+
+
+@app.command()
+def unlearn(
+    model: Annotated[str, typer.Option(help="Hugging Face folder or hub id.")],
+    method: Annotated[str, typer.Option(help="Name of the method; an unknown one lists them.")],
+    forget: Forget,
+    out: Out,
+    retain: Retain = None,
+    lexicon: Lexicon = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, key=value; may be repeated.")] = None,
+    bake: Annotated[bool, typer.Option("--bake", help="Write a Hugging Face folder instead of an intervention (weight methods).")] = False,
+    template: Template = QUESTION,
+    concept: Concept = None,
+    dtype: Dtype = "float32",
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Make a model forget, and save the change as an intervention that `vestige audit` reads."""
+    from vestige.commands import inputs
+    from vestige.commands import unlearn as command
+    from vestige.methods import method as known
+    from vestige.output import check_output
+
+    known(method)
+    check_output(out, overwrite=overwrite)
+    data = inputs.data(forget, retain, None, template=_text(template), concept=concept)
+    loaded = inputs.model(model, device=device, dtype=dtype)
+    fitted = command.fit(method, loaded, data, lexicon=inputs.words(lexicon), seed=seed, pairs=set_ or [])
+    summary = command.run(fitted, loaded, out=out, overwrite=overwrite, bake=bake)
+    if json_:
+        _print_json(summary)
+    else:
+        through = ", ".join(summary["acts_through"])
+        typer.echo(f"{summary['method']} ({summary['intent']}, acts through {through}) is in {out}")
+        typer.echo(f"audit it: vestige audit --original {model} --unlearned {out} --forget {forget}" + (f" --retain {retain}" if retain else "") + " --out REPORT")
+
+
+@app.command()
+def audit(
+    original: Annotated[str, typer.Option(help="The model before unlearning: folder or hub id.")],
+    forget: Forget,
+    out: Out,
+    unlearned: Annotated[list[Path] | None, typer.Option(help="Folder of an unlearned model or a saved intervention; may be repeated.")] = None,
+    more: Annotated[list[Path] | None, typer.Argument(help="Further unlearned folders.", show_default=False)] = None,
+    retrained: Annotated[Path | None, typer.Option(help="A model trained without the forget set.")] = None,
+    never: Annotated[Path | None, typer.Option(help="A model that was never taught the facts.")] = None,
+    retain: Retain = None,
+    holdout: Holdout = None,
+    lexicon: Lexicon = None,
+    template: Template = QUESTION,
+    concept: Concept = None,
+    max_items: Annotated[int, typer.Option(help="Most items per split; more are sampled.")] = 200,
+    batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 32,
+    dtype: Dtype = "float32",
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Ask a model and its unlearned versions what they still know, and write the report."""
+    from vestige.audit import audit as run
+    from vestige.commands import inputs
+    from vestige.output import check_output, output_folder
+
+    check_output(out, overwrite=overwrite)
+    folders = [*(unlearned or []), *(more or [])]
+    inputs.check_folders([f for f in (*folders, retrained, never) if f is not None])
+    data = inputs.data(forget, retain, holdout, template=_text(template), concept=concept)
+    report = run(
+        inputs.model(original, device=device, dtype=dtype),
+        unlearned=folders,
+        data=data,
+        retrained=retrained,
+        never=never,
+        lexicon=inputs.words(lexicon),
+        seed=seed,
+        batch_size=batch_size,
+        max_items=max_items,
+        progress=not json_,
+    )
+    with output_folder(out, overwrite=overwrite) as folder:
+        report.save(folder)
+    _finish(report, out, json_)
+
+
+@app.command()
+def concepts(
+    model: Annotated[str, typer.Option(help="Hugging Face folder or hub id.")],
+    lexicon: Lexicon = None,
+    top: Annotated[int, typer.Option(help="How many vectors.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="Folder for concepts.json; must be new or empty.")] = None,
+    dtype: Dtype = "float32",
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Find the MLP value vectors that promote the words of a concept, from weights alone."""
+    from vestige.commands import concepts as command
+    from vestige.commands import inputs
+    from vestige.output import check_output, output_folder
+
+    if out is not None:
+        check_output(out, overwrite=overwrite)
+    words = inputs.words(lexicon)
+    loaded = inputs.model(model, device=device, dtype=dtype)
+    found = command.run(loaded, lexicon=words, top=top, seed=seed)
+    result = command.as_json(loaded, words, found)
+    if out is not None:
+        with output_folder(out, overwrite=overwrite) as folder:
+            (folder / "concepts.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if json_:
+        _print_json(result)
+    else:
+        from rich.console import Console
+
+        Console().print(command.as_table(found))
+
+
+def main() -> None:
+    """Run the command line; what a user can cause ends in one line and exit code 2."""
+    try:
+        app()
+    except Exception as error:
+        from hooked.errors import VestigeError
+
+        if not isinstance(error, VestigeError):
+            raise
+        print(f"vestige: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _finish(report: Any, out: Path, json_: bool) -> None:
+    if json_:
+        from vestige.report import to_json
+
+        _print_json(to_json(report))
+        return
+    from vestige.commands.summary import print_summary
+
+    print_summary(report)
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, allow_nan=False))
+
+
+def _text(template: str) -> str:
+    return template.replace("\\n", "\n")
+
+
+if __name__ == "__main__":
+    main()

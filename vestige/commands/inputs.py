@@ -1,0 +1,64 @@
+"""What the commands load: models, data and words, from what a person types."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from hooked import HookedModel, UnlearnData, VestigeError, load_data
+
+
+def model(path: str, *, device: str | None, dtype: str) -> HookedModel:
+    """Load a model onto a device.
+
+    Raises:
+        VestigeError: The device does not exist, or nothing loadable is there.
+    """
+    try:
+        place = torch.device(device) if device else None
+        if place is not None:
+            torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise VestigeError(f"device '{device}' is not available: {str(error).splitlines()[0]}") from error
+    with warnings.catch_warnings():
+        # The dtype was chosen on the command line, so the reminder that there is a choice is noise here.
+        warnings.filterwarnings("ignore", message=".*is loaded as float32")
+        return HookedModel.from_pretrained(path, dtype=dtype, device=place)
+
+
+def data(forget: Path, retain: Path | None, holdout: Path | None, *, template: str, concept: str | None) -> UnlearnData:
+    """Load the user's files; `concept` names what plain documents are about."""
+    loaded = load_data(forget, retain=retain, holdout=holdout, template=template)
+    if concept is None:
+        return loaded
+    named = tuple(replace(item, concept=concept) if item.concept is None else item for item in loaded.forget)
+    return replace(loaded, forget=named)
+
+
+def words(text: str | None) -> tuple[str, ...] | None:
+    """Split a comma-separated lexicon.
+
+    Raises:
+        VestigeError: No word is in it.
+    """
+    if text is None:
+        return None
+    found = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not found:
+        raise VestigeError("the lexicon has no word; write for example --lexicon 'dog,puppy,bark'")
+    return found
+
+
+def check_folders(paths: Sequence[str | Path]) -> None:
+    """Refuse folders that do not exist before anything slow begins.
+
+    Raises:
+        VestigeError: A folder is missing.
+    """
+    for path in paths:
+        if not Path(path).is_dir():
+            raise VestigeError(f"'{path}' is not a folder")

@@ -1,0 +1,36 @@
+"""The short form of a report, for a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vestige.result import AuditReport, Result
+
+COLUMNS = {
+    "forget_probability": "says it",
+    "lens_leak": "lens",
+    "probe_leak": "probe",
+    "suppression_index": "hidden",
+    "retain_probability": "keeps",
+}
+
+
+def print_summary(report: AuditReport) -> None:
+    """Print five numbers and the verdict of every subject."""
+    table = Table(title="what it still knows", caption="says it, lens, probe, hidden: higher means more is left; keeps: higher is better")
+    table.add_column("subject")
+    for title in COLUMNS.values():
+        table.add_column(title, justify="right")
+    for subject in report.subjects:
+        table.add_row(Text(subject.name), *(_cell(report.result(check, subject.name)) for check in COLUMNS))
+    console = Console()
+    console.print(table)
+    for subject in report.subjects:
+        if subject.kind == "unlearned":
+            console.print(Text.assemble((f"{subject.name}: ", "bold"), report.verdicts.get(subject.name, "")))
+
+
+def _cell(result: Result) -> str:
+    return "–" if result.estimate is None else f"{result.estimate:.2f}"
