@@ -16,11 +16,14 @@ from hooked.sites import SiteLike, SiteMap
 class ActivationCache(Mapping[str, Tensor]):
     """Site to activation. Keys are canonical, so two spellings of one site are one entry.
 
-    Index it as TransformerLens' cache: `cache["blocks.2.hook_resid_post"]`, `cache["resid_post", 2]`, `cache["post", 1, "mlp"]`, `cache["resid_post", -1]`.
+    Index it as TransformerLens' cache: `cache["blocks.2.hook_resid_post"]`, `cache["resid_post", 2]`,
+    `cache["post", 1, "mlp"]`, `cache["resid_post", -1]`.
     Entries never alias the model's live tensors.
     """
 
-    def __init__(self, entries: Mapping[str, Tensor], sites: SiteMap, *, checksums: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, entries: Mapping[str, Tensor], sites: SiteMap, *, checksums: Mapping[str, int] | None = None
+    ) -> None:
         self._entries = dict(entries)
         self._sites = sites
         self._checksums = dict(checksums or {})
@@ -58,14 +61,18 @@ class ActivationCache(Mapping[str, Tensor]):
 
     def to(self, device: torch.device | str) -> ActivationCache:
         """Return a cache with every activation on another device; the model stays where it is."""
-        return ActivationCache({k: v.to(device) for k, v in self._entries.items()}, self._sites)
+        return ActivationCache(
+            {k: v.to(device) for k, v in self._entries.items()}, self._sites, checksums=self._checksums
+        )
 
     def remove_batch_dim(self) -> ActivationCache:
         """Return a cache of a single prompt without its batch axis."""
         wrong = [k for k, v in self._entries.items() if v.shape[0] != 1]
         if wrong:
-            raise VestigeError(f"only a batch of one has a batch axis to remove; '{wrong[0]}' has {self._entries[wrong[0]].shape[0]} rows")
-        return ActivationCache({k: v[0] for k, v in self._entries.items()}, self._sites)
+            raise VestigeError(
+                f"only a batch of one has a batch axis to remove; '{wrong[0]}' has {self._entries[wrong[0]].shape[0]} rows"
+            )
+        return ActivationCache({k: v[0] for k, v in self._entries.items()}, self._sites, checksums=self._checksums)
 
     def stack(self, kind: str) -> Tensor:
         """Stack one kind of site over layers, e.g. `cache.stack("resid_post")` is `[n_layers, batch, pos, d_model]`."""

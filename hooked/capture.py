@@ -16,36 +16,52 @@ NamesFilter = SiteLike | Sequence[SiteLike] | Callable[[str], bool] | None
 PosSlice = int | slice | Sequence[int] | None
 
 
-def select_sites(sites: SiteMap, names_filter: NamesFilter, *, stop_at_layer: int | None) -> tuple[str, ...]:
+def select_sites(
+    sites: SiteMap, names_filter: NamesFilter, *, stop_at_layer: int | None, patterns: bool = False
+) -> tuple[str, ...]:
     """Return the canonical sites a filter picks; with no filter, every site that the pass reaches.
+
+    Args:
+        sites: The model's sites.
+        names_filter: A site, a list of sites, a predicate on canonical names, or None.
+        stop_at_layer: The pass ends before this block.
+        patterns: Whether a predicate is asked about attention patterns too; fused attention does not compute them.
 
     Raises:
         VestigeError: A name does not exist, lies at or after the stop, or the filter picks nothing.
     """
     if names_filter is None:
-        return tuple(name for name in sites.taps if _reached(name, stop_at_layer))
+        return tuple(name for name in sites.taps if reached(name, stop_at_layer))
     if callable(names_filter):
-        picked = [name for name in (*sites.taps, *sorted(sites.read_only)) if names_filter(name)]
-        if not picked:
-            raise VestigeError(f"names_filter picks none of the {len(sites.taps)} sites, e.g. '{next(iter(sites.taps))}'")
-        picked = [name for name in picked if _reached(name, stop_at_layer)]
-        if not picked:
-            raise VestigeError(f"every site that names_filter picks lies at or after stop_at_layer={stop_at_layer}")
-    else:
-        single = isinstance(names_filter, str) or (
-            isinstance(names_filter, tuple) and len(names_filter) == 2 and isinstance(names_filter[1], int)
-        )
-        wanted: Sequence[SiteLike] = [names_filter] if single else names_filter  # type: ignore[assignment, list-item]
-        picked = list(dict.fromkeys(sites.resolve(name) for name in wanted))
-        if not picked:
-            raise VestigeError("names_filter is an empty list; pass None for every site")
-        for name in picked:
-            if not _reached(name, stop_at_layer):
-                raise VestigeError(f"'{name}' lies at or after stop_at_layer={stop_at_layer}, so it is never reached")
-    return tuple(picked)
+        return _picked(sites, names_filter, stop_at_layer, patterns)
+    single = isinstance(names_filter, str) or (
+        isinstance(names_filter, tuple) and len(names_filter) == 2 and isinstance(names_filter[1], int)
+    )
+    wanted: Sequence[SiteLike] = [names_filter] if single else names_filter  # type: ignore[assignment, list-item]
+    named = tuple(dict.fromkeys(sites.resolve(name) for name in wanted))
+    if not named:
+        raise VestigeError("names_filter is an empty list; pass None for every site")
+    for name in named:
+        if not reached(name, stop_at_layer):
+            raise VestigeError(f"'{name}' lies at or after stop_at_layer={stop_at_layer}, so it is never reached")
+    return named
 
 
-def _reached(name: str, stop_at_layer: int | None) -> bool:
+def _picked(
+    sites: SiteMap, predicate: Callable[[str], bool], stop_at_layer: int | None, patterns: bool
+) -> tuple[str, ...]:
+    offered = (*sites.taps, *(sorted(sites.read_only) if patterns else ()))
+    picked = [name for name in offered if predicate(name)]
+    if not picked:
+        raise VestigeError(f"names_filter picks none of the {len(offered)} sites, e.g. '{offered[0]}'")
+    here = tuple(name for name in picked if reached(name, stop_at_layer))
+    if not here:
+        raise VestigeError(f"every site that names_filter picks lies at or after stop_at_layer={stop_at_layer}")
+    return here
+
+
+def reached(name: str, stop_at_layer: int | None) -> bool:
+    """Whether a pass that stops before a block computes a site."""
     if stop_at_layer is None:
         return True
     layer = layer_of(name)
@@ -97,16 +113,27 @@ class Recorder:
         """
         silent = [name for name in self.sites if name not in self.entries]
         if silent:
-            raise VestigeError(f"site '{silent[0]}' never fired during the forward pass, so nothing can be read or edited there")
+            raise VestigeError(silence(silent[0]))
         return {name: self.entries[name] for name in self.sites}
 
 
+def silence(name: str) -> str:
+    """Say that a site was expected and did not come."""
+    return f"site '{name}' never fired during the forward pass, so nothing can be read or edited there"
+
+
 def _at_positions(activation: Tensor, pos_slice: PosSlice, name: str) -> Tensor:
-    size = activation.shape[1]
+    # Patterns are [batch, head, query, key]: the positions are the queries.
+    axis = 2 if name.endswith("hook_pattern") else 1
+    size = activation.shape[axis]
+    every = (slice(None),) * axis
     if isinstance(pos_slice, slice):
-        return activation[:, pos_slice]
+        if not range(size)[pos_slice]:
+            raise VestigeError(f"pos_slice {pos_slice} picks none of the {size} positions of '{name}'")
+        return activation[(*every, pos_slice)]
     positions = [pos_slice] if isinstance(pos_slice, int) else list(pos_slice or ())
     wrong = [p for p in positions if not -size <= p < size]
-    if wrong:
-        raise VestigeError(f"pos_slice names position {wrong[0]}, but '{name}' has {size} positions")
-    return activation[:, positions]
+    if wrong or not positions:
+        what = f"names position {wrong[0]}" if wrong else "is empty"
+        raise VestigeError(f"pos_slice {what}, but '{name}' has {size} positions")
+    return activation[(*every, positions)]

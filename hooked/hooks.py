@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -25,7 +26,9 @@ class Request:
         step: True where the logits answer a decoding step: from each row's last prompt token on.
         offset: Number of cached positions before the chunk; 0 for a prefill or a full forward.
         ids: Token ids of the current chunk.
-        state: Free for edits that carry something along a generation; a new dict for every top-level call.
+        state: Free for edits that carry something along a generation; a new dict for every top-level call. Decoding without
+            a KV cache runs the whole text at every step, so there it is new at every step.
+        decided: What gates said about the prompt; it stands for the whole call.
     """
 
     mask: Bool[Tensor, "batch pos"]
@@ -34,6 +37,7 @@ class Request:
     offset: int
     ids: Tensor
     state: dict[Any, Any] = field(default_factory=dict)
+    decided: dict[Any, Any] = field(default_factory=dict)
 
 
 class HookContext:
@@ -79,6 +83,35 @@ class Attachment:
     writes: bool = True
 
 
+class Standing:
+    """The contexts of hooks that a caller keeps in place; every pass lends them its request."""
+
+    def __init__(self) -> None:
+        self._contexts: list[HookContext] = []
+
+    @contextmanager
+    def holding(self, contexts: Sequence[HookContext]) -> Iterator[None]:
+        """Count contexts in for the length of a block."""
+        self._contexts.extend(contexts)
+        try:
+            yield
+        finally:
+            for context in contexts:
+                self._contexts.remove(context)
+
+    @contextmanager
+    def serving(self, request: Request) -> Iterator[None]:
+        """Show a request to every context for the length of a pass, and then the one that an outer pass had."""
+        before = [(context, context.request) for context in self._contexts]
+        for context in self._contexts:
+            context.request = request
+        try:
+            yield
+        finally:
+            for context, earlier in before:
+                context.request = earlier
+
+
 @contextmanager
 def attached(model: nn.Module, attachments: Sequence[Attachment]) -> Iterator[None]:
     """Register functions at taps, in order, and remove exactly them on the way out, whatever happened."""
@@ -110,25 +143,40 @@ def _on_output(attachment: Attachment, output: Any) -> Any:
     if isinstance(output, Tensor):
         return _run(attachment, output)
     element = attachment.tap.element
-    value = output[element] if len(output) > element else None
+    items = list(output.values()) if isinstance(output, Mapping) else output
+    value = items[element] if isinstance(items, tuple | list) and len(items) > element else None
     if not isinstance(value, Tensor):
-        raise VestigeError(
-            f"'{attachment.context.name}' is not materialised by this attention implementation; "
-            "load the model with attn_implementation='eager'"
-        )
+        raise VestigeError(_no_tensor(attachment, output))
     replaced = _run(attachment, value)
     if replaced is None:
         return None
+    if isinstance(output, Mapping):
+        changed: Any = copy.copy(output)
+        changed[list(output)[element]] = replaced
+        return changed
     return tuple(replaced if i == element else item for i, item in enumerate(output))
+
+
+def _no_tensor(attachment: Attachment, output: Any) -> str:
+    name = attachment.context.name
+    if attachment.tap.element > 0:
+        return (
+            f"'{name}' is not materialised by this attention implementation; "
+            "load the model with attn_implementation='eager'"
+        )
+    return f"the module behind '{name}' returned {type(output).__name__}, not a tensor, so the site cannot be read"
 
 
 def _on_input(attachment: Attachment, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if args and isinstance(args[0], Tensor):
         replaced = _run(attachment, args[0])
         return None if replaced is None else ((replaced, *args[1:]), kwargs)
-    name = "hidden_states" if "hidden_states" in kwargs else next((k for k, v in kwargs.items() if isinstance(v, Tensor)), None)
+    tensors = [name for name, value in kwargs.items() if isinstance(value, Tensor)]
+    name = "hidden_states" if "hidden_states" in tensors else next(iter(tensors), None)
     if name is None:
-        raise VestigeError(f"the module behind '{attachment.context.name}' was called without a tensor, so the site cannot be read")
+        raise VestigeError(
+            f"the module behind '{attachment.context.name}' was called without a tensor, so the site cannot be read"
+        )
     replaced = _run(attachment, kwargs[name])
     return None if replaced is None else (args, {**kwargs, name: replaced})
 
@@ -156,7 +204,10 @@ def _run(attachment: Attachment, whole: Tensor) -> Tensor | None:
 
 
 def _shaped(part: Tensor, tap: Tap, context: HookContext) -> Tensor:
-    """Give the tensor its site's shape: batch and position apart (some MLPs flatten them), heads apart where the site has heads."""
+    """Give a tensor its site's shape: batch and position apart (some MLPs flatten them), heads apart where it has heads.
+
+    Both only split axes, so the result is a view and an edit made in place reaches the model.
+    """
     request = context.request
     if part.ndim == 2 and request is not None and part.shape[0] == request.ids.numel():
         part = part.view(*request.ids.shape, part.shape[-1])
@@ -167,7 +218,9 @@ def _shaped(part: Tensor, tap: Tap, context: HookContext) -> Tensor:
 
 def _check_replacement(result: Any, part: Tensor, context: HookContext) -> None:
     if not isinstance(result, Tensor):
-        raise VestigeError(f"the edit at '{context.name}' returned {type(result).__name__}; it must return a tensor or None")
+        raise VestigeError(
+            f"the edit at '{context.name}' returned {type(result).__name__}; it must return a tensor or None"
+        )
     for what in ("shape", "dtype", "device"):
         got, need = getattr(result, what), getattr(part, what)
         if got != need:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,9 +16,10 @@ from torch import Tensor
 
 from hooked.errors import VestigeError
 from hooked.hooks import Edit, HookContext, Request
+from hooked.ledger import patched
 from hooked.model import HookedModel
 from hooked.sites import SiteLike
-from hooked.weights import WeightPatch, patched
+from hooked.weights import WeightPatch
 
 Intent = Literal["removal", "suppression", "attack"]
 
@@ -42,7 +45,10 @@ class Spec:
         intent: `removal` (it claims that the knowledge is gone), `suppression` (that it is not shown), or `attack`.
         needs: What fitting took, e.g. `("forget", "retain")`.
         source: Paper or origin.
-        settings: The arguments it was fitted with; JSON values.
+        settings: The arguments it was fitted with; JSON values, kept as JSON keeps them (a tuple becomes a list).
+
+    Raises:
+        VestigeError: The intent is none of the three, or a setting has no JSON form.
     """
 
     name: str
@@ -54,9 +60,28 @@ class Spec:
     def __post_init__(self) -> None:
         if self.intent not in ("removal", "suppression", "attack"):
             raise VestigeError(f"intent is 'removal', 'suppression' or 'attack', got {self.intent!r}")
+        # What is compared and hashed is what a file would hold, so that a round trip changes neither.
+        object.__setattr__(self, "needs", tuple(self.needs))
+        object.__setattr__(self, "settings", {name: _json_value(name, v) for name, v in self.settings.items()})
+
+    def __hash__(self) -> int:
+        return int(self.fingerprint[:15], 16)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the content: the same in every process, and different where anything differs."""
+        content = [self.name, self.intent, self.needs, self.source, self.settings]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
+def _json_value(name: str, value: Any) -> Any:
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise VestigeError(f"setting {name!r} of a spec is a {type(value).__name__}, needed a JSON value") from error
+
+
+@dataclass(frozen=True, eq=False)
 class Intervention:
     """A change of a model's behaviour, at any of five points; building one changes nothing.
 
@@ -92,8 +117,8 @@ class Intervention:
     def applied(self, model: HookedModel) -> Iterator[View]:
         """Put the intervention in force.
 
-        Weight deltas change the model's parameters for the length of the block and are then restored bit by bit, also after an exception. Everything
-        else acts only on what is read through the view.
+        Weight deltas change the model's parameters for the length of the block and are then restored bit by bit, also after
+        an exception. Everything else acts only on what is read through the view, and only inside the block.
 
         Args:
             model: A model, or the view of another intervention, which then stays in force too.
@@ -102,11 +127,14 @@ class Intervention:
             VestigeError: The intervention does not fit the model.
         """
         for site in self.edits:
-            model.site_map.resolve(site)
+            model.site_map.editable(site)
+        _refuse_dead_weights(self, model)
+        view = View(model, self)
         with ExitStack() as stack:
             if self.weights is not None:
                 stack.enter_context(patched(model.model, self.weights))
-            yield View(model, self)
+            stack.callback(view.close)
+            yield view
 
     def save(self, folder: str | Path) -> None:
         """Write the intervention as JSON and safetensors into a new or empty folder.
@@ -136,15 +164,38 @@ class Intervention:
         bake(self, model, Path(folder))
 
 
+def _refuse_dead_weights(intervention: Intervention, model: HookedModel) -> None:
+    named = () if intervention.weights is None else intervention.weights.deltas
+    dead = next((name for name in named if name in model._geometry.detached), None)
+    if dead is not None:
+        raise VestigeError(
+            f"this bridge computes with its own copies of '{dead}', so patching it would change nothing; "
+            "apply the intervention to the Hugging Face model instead"
+        )
+
+
 class View(HookedModel):
-    """A model with interventions in force, read through the same methods as a model. Get one from `Intervention.applied`."""
+    """A model with interventions in force, read as a model is. Get one from `Intervention.applied`."""
 
     def __init__(self, base: HookedModel, intervention: Intervention) -> None:
         # A view shares everything with its base; only what `_interventions` and `_finish` return differs.
         self.__dict__.update(base.__dict__)
+        self._base = base
+        self._closed = False
         self._raw: HookedModel = base._raw if isinstance(base, View) else base
         earlier = base.interventions if isinstance(base, View) else ()
         self.interventions: tuple[Intervention, ...] = (*earlier, intervention)
+
+    def close(self) -> None:
+        """End the view: weights are restored at the same moment, so a later pass would show half of the intervention."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            name = self.intervention.spec.name
+            raise VestigeError(f"the view of '{name}' has ended; read it inside `with intervention.applied(model)`")
+        if isinstance(self._base, View):
+            self._base._check_open()
 
     @property
     def raw(self) -> HookedModel:
@@ -157,12 +208,15 @@ class View(HookedModel):
         return self.interventions[-1]
 
     def _interventions(self, request: Request) -> list[tuple[SiteLike, Edit]]:
+        self._check_open()
         edits: list[tuple[SiteLike, Edit]] = []
         for index, intervention in enumerate(self.interventions):
             rows = self._gated(index, intervention, request)
             if intervention.embedding is not None and request.offset == 0:
                 edits.append(("hook_embed", _only(intervention.embedding, rows=rows, prompt=True)))
-            edits += [(site, edit if rows is None else _only(edit, rows=rows)) for site, edit in intervention.edits.items()]
+            edits += [
+                (site, edit if rows is None else _only(edit, rows=rows)) for site, edit in intervention.edits.items()
+            ]
         return edits
 
     def _finish(self, logits: Tensor, request: Request) -> Tensor:
@@ -170,23 +224,29 @@ class View(HookedModel):
             if intervention.logits is None:
                 continue
             rows = self._gated(index, intervention, request)
-            changed = intervention.logits(logits, request)
-            if changed.shape != logits.shape:
-                raise VestigeError(f"the logit edit of '{intervention.spec.name}' returned shape {tuple(changed.shape)}, needed {tuple(logits.shape)}")
-            logits = changed if rows is None else torch.where(rows[:, None, None], changed, logits)
+            changed = intervention.logits(logits if rows is None else logits.clone(), request)
+            if not isinstance(changed, Tensor) or changed.shape != logits.shape:
+                came = f"shape {tuple(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__
+                raise VestigeError(
+                    f"the logit edit of '{intervention.spec.name}' returned {came}, needed shape {tuple(logits.shape)}"
+                )
+            kept = None if rows is None else rows[:, None, None].to(logits.device)
+            logits = changed if kept is None else torch.where(kept, changed, logits)
         return logits
 
     def _gated(self, index: int, intervention: Intervention, request: Request) -> Tensor | None:
         if intervention.gate is None:
             return None
-        key = ("gate", index)
-        if key not in request.state:
+        if index not in request.decided:
             # Decided once per request, on the prompt; later chunks inherit the decision.
             rows = intervention.gate(self.raw, request)
-            if rows.shape != (len(request.ids),) or rows.dtype != torch.bool:
-                raise VestigeError(f"the gate of '{intervention.spec.name}' returned {rows.dtype} of shape {tuple(rows.shape)}, needed bool of shape ({len(request.ids)},)")
-            request.state[key] = rows
-        held: Tensor = request.state[key]
+            if not isinstance(rows, Tensor) or rows.shape != (len(request.ids),) or rows.dtype != torch.bool:
+                came = f"{rows.dtype} of shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
+                raise VestigeError(
+                    f"the gate of '{intervention.spec.name}' returned {came}, needed bool of shape ({len(request.ids)},)"
+                )
+            request.decided[index] = rows
+        held: Tensor = request.decided[index]
         return held
 
 
@@ -200,10 +260,13 @@ def _only(edit: Edit, *, rows: Tensor | None, prompt: bool = False) -> Edit:
             where &= rows[:, None].to(where.device)
         if prompt and request is not None:
             where &= request.prompt.to(where.device)
-        result = edit(activation.clone(), hook=hook)
-        if result is None:
-            raise VestigeError(f"the edit at '{hook.name}' returned None; an edit behind a gate or on embeddings returns the new tensor")
+        given = activation.clone()
+        result = edit(given, hook=hook)
+        # As anywhere, None means: keep what was given, with whatever was changed in it in place.
+        result = given if result is None else result
+        if not isinstance(result, Tensor) or (result.shape, result.dtype) != (activation.shape, activation.dtype):
+            # The check of every edit names the site and what differs; `where` would broadcast or promote instead.
+            return result
         return torch.where(where[(...,) + (None,) * (activation.ndim - 2)], result, activation)
 
     return restricted
-

@@ -168,7 +168,7 @@ def _lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
             offset += len(data)
 
 
-def _size(count: float) -> str:
+def _size(count: int | float) -> str:
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.4g} {unit}"

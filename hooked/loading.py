@@ -14,7 +14,13 @@ from hooked.errors import VestigeError
 
 
 def load_pretrained(
-    id_or_path: str, *, dtype: torch.dtype | str | None, device_map: Any, trust_remote_code: bool, tokenizer: Any, **kwargs: Any
+    id_or_path: str,
+    *,
+    dtype: torch.dtype | str | None,
+    device_map: Any,
+    trust_remote_code: bool,
+    tokenizer: Any,
+    **kwargs: Any,
 ) -> tuple[nn.Module, Any]:
     """Load a causal language model and its tokenizer.
 
@@ -36,12 +42,19 @@ def load_pretrained(
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         wanted = _dtype(dtype, config, name)
         model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=wanted, device_map=device_map, trust_remote_code=trust_remote_code, use_safetensors=True, **kwargs
+            name,
+            dtype=wanted,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            **kwargs,
         )
         if tokenizer is None:
             tokenizer = _tokenizer(AutoTokenizer, name, trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise VestigeError(f"could not load a causal language model from '{id_or_path}': {_first_line(error)}") from error
+        raise VestigeError(
+            f"could not load a causal language model from '{id_or_path}': {_first_line(error)}"
+        ) from error
     return model.eval(), tokenizer
 
 
@@ -52,7 +65,9 @@ def _check_folder(folder: Path) -> None:
         return
     pickled = next(iter([*folder.glob("pytorch_model*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]), None)
     if pickled is not None:
-        raise VestigeError(f"'{folder}' holds only pickled weights ({pickled.name}), which are never read; convert them to safetensors first")
+        raise VestigeError(
+            f"'{folder}' holds only pickled weights ({pickled.name}), which are never read; convert them to safetensors first"
+        )
     raise VestigeError(f"'{folder}' has a config.json but no *.safetensors weights")
 
 
@@ -66,7 +81,11 @@ def _dtype(dtype: torch.dtype | str | None, config: Any, name: str) -> torch.dty
         return dtype
     stored = getattr(config, "dtype", None)
     if stored not in (None, torch.float32, "float32"):
-        warnings.warn(f"'{name}' is stored as {stored} and is loaded as float32; pass dtype='auto' to keep it", UserWarning, stacklevel=4)
+        warnings.warn(
+            f"'{name}' is stored as {stored} and is loaded as float32; pass dtype='auto' to keep it",
+            UserWarning,
+            stacklevel=4,
+        )
     return torch.float32
 
 

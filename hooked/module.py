@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from hooked.errors import VestigeError
 from hooked.hooks import Attachment, Edit, HookContext, attached
 from hooked.sites import Tap
-from hooked.weights import WeightPatch, patched
+from hooked.ledger import patched
+from hooked.weights import WeightPatch
 
 Side = Literal["input", "output"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 PaddingSide = Literal["left", "right"]
 
 
-@dataclass(frozen=True)
+# Compared by identity, since tensors have no single truth value.
+@dataclass(frozen=True, eq=False)
 class TokenBatch:
     """A padded batch of token ids.
 
@@ -90,7 +91,9 @@ def _last_true(mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
     return torch.where(mask, columns, 0).amax(-1)
 
 
-def pad_rows(rows: Sequence[Sequence[int]], answers: Sequence[Sequence[bool]], *, pad: int, padding_side: PaddingSide) -> TokenBatch:
+def pad_rows(
+    rows: Sequence[Sequence[int]], answers: Sequence[Sequence[bool]], *, pad: int, padding_side: PaddingSide
+) -> TokenBatch:
     """Stack rows of ids of different lengths.
 
     Args:
@@ -113,52 +116,18 @@ def pad_rows(rows: Sequence[Sequence[int]], answers: Sequence[Sequence[bool]], *
     return TokenBatch(ids, mask, answer)
 
 
-def join(prompt: str, answer: str) -> str:
-    """Join a prompt and its answer with one space, unless either side already has whitespace there or one is empty."""
-    if not prompt or not answer or prompt[-1].isspace() or answer[0].isspace():
-        return prompt + answer
-    return f"{prompt} {answer}"
-
-
-def encode(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str = "", *, prepend_bos: bool
-) -> tuple[list[int], list[bool]]:
-    """Tokenise one prompt and answer together and say which tokens are the answer's.
-
-    Both are tokenised as one text, as the model saw them in training, and the boundary comes from character offsets: a token that
-    carries any character of the answer counts as answer. Exactly one BOS is prepended if asked for and if the tokenizer has one.
-
-    Raises:
-        VestigeError: The text gives no token, or the answer gives none.
-    """
-    text = join(prompt, answer)
-    start = len(text) - len(answer.lstrip()) if answer else len(text)
-    if tokenizer.is_fast:
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids = list(encoded["input_ids"])
-        flags = [end > start for _, end in encoded["offset_mapping"]]
-    else:
-        head = list(tokenizer(text[:start].rstrip(), add_special_tokens=False, verbose=False)["input_ids"])
-        ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        flags = [i >= len(head) for i in range(len(ids))]
-    bos = tokenizer.bos_token_id
-    if bos is not None and prepend_bos and ids[:1] != [bos]:
-        ids, flags = [bos, *ids], [False, *flags]
-    if not ids:
-        raise VestigeError(f"the tokenizer gives no token for {text!r}")
-    if answer and not any(flags):
-        raise VestigeError(f"the tokenizer gives no token for the answer {answer!r}")
-    return ids, flags
-
-
 def from_tensor(ids: Tensor, mask: Tensor | None, tokenizer: PreTrainedTokenizerBase | None) -> TokenBatch:
     """Wrap a tensor of ids, with its attention mask when there is one.
 
     Raises:
         VestigeError: The tensor is not `[pos]` or `[batch, pos]` of integers, or it looks padded and no mask was given.
     """
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.ndim not in (1, 2) or ids.numel() == 0:
-        raise VestigeError(f"token ids are a non-empty integer tensor [pos] or [batch, pos], got {ids.dtype} of shape {tuple(ids.shape)}")
+    whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    if not whole or ids.ndim not in (1, 2) or ids.numel() == 0:
+        raise VestigeError(
+            "token ids are a non-empty integer tensor [pos] or [batch, pos], "
+            f"got {ids.dtype} of shape {tuple(ids.shape)}"
+        )
     ids = ids[None] if ids.ndim == 1 else ids
     if mask is None:
         _refuse_unmasked_padding(ids, tokenizer)
@@ -185,6 +154,3 @@ def _refuse_unmasked_padding(ids: Int[Tensor, "batch pos"], tokenizer: PreTraine
             f"row {row} of the token ids begins or ends with padding ({pad}) but there is no mask; "
             "pass a TokenBatch from model.tokenize(...), or {'input_ids': ids, 'attention_mask': mask}"
         )
-
-
-Inputs = str | Sequence[str] | Tensor | TokenBatch | Any

@@ -31,7 +31,9 @@ class AnswerProbe:
     pipeline: Pipeline
     directions: Float[np.ndarray, "d_vocab d_model"]
 
-    def scores(self, acts: Float[np.ndarray, "n d_model"], tokens: Int[np.ndarray, "n candidates"]) -> Float[np.ndarray, "n candidates"]:
+    def scores(
+        self, acts: Float[np.ndarray, "n d_model"], tokens: Int[np.ndarray, "n candidates"]
+    ) -> Float[np.ndarray, "n candidates"]:
         """Return how well each candidate token fits each residual."""
         predicted = self.pipeline.predict(acts)
         found: Float[np.ndarray, "n candidates"] = np.einsum("nd,ncd->nc", predicted, self.directions[tokens])
@@ -52,7 +54,9 @@ def fit_answer_probe(
         VestigeError: Fewer than 10 items, or fewer than 2 different answers.
     """
     if len(acts) < 10 or len(np.unique(answers)) < 2:
-        raise VestigeError(f"an answer probe is fitted on at least 10 items with 2 different answers, got {len(acts)} with {len(np.unique(answers))}")
+        raise VestigeError(
+            f"an answer probe is fitted on at least 10 items with 2 different answers, got {len(acts)} with {len(np.unique(answers))}"
+        )
     directions = W_U.T - W_U.mean(1)
     directions = directions / np.linalg.norm(directions, axis=1, keepdims=True).clip(1e-12)
     pipeline = make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES))
@@ -60,7 +64,12 @@ def fit_answer_probe(
     return AnswerProbe(pipeline, directions)
 
 
-def win_rates(probe: AnswerProbe, acts: Float[np.ndarray, "n d_model"], right: Int[np.ndarray, " n"], wrong: list[Int[np.ndarray, " wrong"]]) -> Float[np.ndarray, " n"]:
+def win_rates(
+    probe: AnswerProbe,
+    acts: Float[np.ndarray, "n d_model"],
+    right: Int[np.ndarray, " n"],
+    wrong: list[Int[np.ndarray, " wrong"]],
+) -> Float[np.ndarray, " n"]:
     """Return, per item, the share of wrong answers that score below the right one (ties count half); chance is 0.5.
 
     Args:

@@ -46,7 +46,7 @@ def audit(
     Args:
         original: The model before unlearning.
         unlearned: Interventions, loaded models, or folders with either, in any mix.
-        data: Forget items, retain items, and optionally a holdout split.
+        data: Forget items, retain items, and optionally control items that test other abilities.
         retrained: A model trained without the forget set; forget quality and the probes need it.
         never: A model that was never taught the facts; the control of every check. The retrained model stands in where it is missing.
         lexicon: Words of the concept, for the search of concept vectors; by default words that only the forget answers have.
@@ -75,7 +75,15 @@ def audit(
     places = [(v.layer, v.neuron) for v in vectors]
     for info, source in steps(sources, "reading subjects", show=progress, label=lambda pair: pair[0].name):
         with opened(info, source, original=original) as subject:
-            readings[info.name] = read(subject, prepared, vectors=places, batch_size=batch_size, max_new_tokens=max_new_tokens)
+            readings[info.name] = read(
+                subject,
+                prepared,
+                decoder=decoder,
+                vectors=places,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+            )
     subjects = tuple(info for info, _ in sources)
     evidence = Evidence(prepared, subjects, readings, decoder, vectors, seed)
     results: list[Result] = []
@@ -157,7 +165,7 @@ def _provenance(original: HookedModel, data: UnlearnData, seed: int, subjects: t
         "original": original.name,
         "original_sha256": digest.hexdigest(),
         "dtype": str(original.dtype).removeprefix("torch."),
-        "items": {split: len(getattr(data, split)) for split in ("forget", "retain", "holdout")},
+        "items": {split: len(getattr(data, split)) for split in ("forget", "retain", "control")},
         "concepts": list(data.concepts),
         "data_sha256": hashlib.sha256(repr(data).encode()).hexdigest(),
         "subjects": {s.name: s.source for s in subjects},

@@ -25,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 Dtype = Annotated[str, typer.Option(help="Parameter dtype: float32, bfloat16, float16, or auto for the checkpoint's own.")]
 Forget = Annotated[Path, typer.Option(help="What to forget: .jsonl, .json or .csv with question/answer or text.")]
 Retain = Annotated[Path | None, typer.Option(help="What to keep, in the same form.")]
-Holdout = Annotated[Path | None, typer.Option(help="Items that no subject was trained on.")]
+Control = Annotated[Path | None, typer.Option(help="Unrelated items on which nothing should change.")]
 Template = Annotated[str, typer.Option(help="How a question becomes a prompt; write \\n for a new line.")]
 Concept = Annotated[str | None, typer.Option(help="What plain documents are about; its first mention is where the audit asks.")]
 Lexicon = Annotated[str | None, typer.Option(help="Words of the concept, separated by commas.")]
@@ -95,7 +95,7 @@ def audit(
     retrained: Annotated[Path | None, typer.Option(help="A model trained without the forget set.")] = None,
     never: Annotated[Path | None, typer.Option(help="A model that was never taught the facts.")] = None,
     retain: Retain = None,
-    holdout: Holdout = None,
+    control: Control = None,
     lexicon: Lexicon = None,
     template: Template = QUESTION,
     concept: Concept = None,
@@ -115,7 +115,7 @@ def audit(
     check_output(out, overwrite=overwrite)
     folders = [*(unlearned or []), *(more or [])]
     inputs.check_folders([f for f in (*folders, retrained, never) if f is not None])
-    data = inputs.data(forget, retain, holdout, template=_text(template), concept=concept)
+    data = inputs.data(forget, retain, control, template=_text(template), concept=concept)
     report = run(
         inputs.model(original, device=device, dtype=dtype),
         unlearned=folders,

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked import Decoder, HookedModel, Item, UnlearnData
+from probes import lens_floor, logit_lens
 from vestige.subjects import Subject
 
 
@@ -72,27 +73,43 @@ class Reading:
     Args:
         forget: The forget split through the deployed system.
         retain: The retain split.
-        holdout: The holdout split; None without one.
+        control: The control split; None without one.
+        lens_rank: Tokens that the lens of each block puts before the answer's first token, at the last prompt token of the forget items, read
+            with the original's decoder.
+        lens_floor_rank: The same with the answers exchanged between items.
         raw_forget: Scores of the forget answers on the bare weights.
         value_rows: Followed value vectors of the bare weights, by (layer, neuron).
     """
 
     forget: SplitReading
     retain: SplitReading | None
-    holdout: SplitReading | None
+    control: SplitReading | None
+    lens_rank: Float[Tensor, "n_layers n_items"]
+    lens_floor_rank: Float[Tensor, "n_layers permutations n_items"]
     raw_forget: tuple[Score, ...]
     value_rows: Mapping[tuple[int, int], Float[np.ndarray, " d_model"]] = field(default_factory=dict)
 
 
-def read(subject: Subject, data: UnlearnData, *, vectors: Sequence[tuple[int, int]], batch_size: int, max_new_tokens: int) -> Reading:
+def read(
+    subject: Subject,
+    data: UnlearnData,
+    *,
+    decoder: Decoder,
+    vectors: Sequence[tuple[int, int]],
+    batch_size: int,
+    max_new_tokens: int,
+    seed: int,
+) -> Reading:
     """Read one subject.
 
     Args:
         subject: An open subject.
         data: Prepared by `audit_items`.
+        decoder: The original's, frozen.
         vectors: Value vectors to follow, as (layer, neuron).
         batch_size: Rows per forward pass.
         max_new_tokens: Length of the greedy continuations.
+        seed: Of the lens permutations.
     """
 
     def split(items: tuple[Item, ...]) -> SplitReading:
@@ -104,7 +121,9 @@ def read(subject: Subject, data: UnlearnData, *, vectors: Sequence[tuple[int, in
     return Reading(
         forget=forget,
         retain=split(data.retain) if data.retain else None,
-        holdout=split(data.holdout) if data.holdout else None,
+        control=split(data.control) if data.control else None,
+        lens_rank=logit_lens(subject.model, data.forget, decoder=decoder, batch_size=batch_size).rank,
+        lens_floor_rank=lens_floor(subject.model, data.forget, decoder=decoder, batch_size=batch_size, seed=seed).rank,
         raw_forget=forget.answers if bare else score(subject.raw, [(i.prompt, i.answer) for i in data.forget], batch_size=batch_size),
         value_rows=rows,
     )
@@ -163,16 +182,3 @@ def last_prompt_residuals(model: HookedModel, prompts: Sequence[str], *, batch_s
     residuals: Float[np.ndarray, "n_items n_layers d_model"] = torch.cat(parts).numpy()
     return residuals
 
-
-@torch.no_grad()
-def lens_ranks(hidden: Float[np.ndarray, "n_items n_layers d_model"], targets: Sequence[int], decoder: Decoder) -> Float[np.ndarray, "n_items n_layers"]:
-    """Return how many tokens the lens of each block puts before the target (ties count half), read with one fixed decoder."""
-    wanted = torch.tensor(targets)[:, None]
-    device = decoder.W_U.device
-    ranks = []
-    for layer in range(hidden.shape[1]):
-        logits = decoder.lens(torch.from_numpy(hidden[:, layer]).to(device, decoder.W_U.dtype)).float().cpu()
-        target = logits.gather(-1, wanted)
-        ranks.append((logits > target).sum(-1) + 0.5 * ((logits == target).sum(-1) - 1))
-    result: Float[np.ndarray, "n_items n_layers"] = torch.stack(ranks, 1).double().numpy()
-    return result

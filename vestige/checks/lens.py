@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
 from vestige.evidence import Evidence, with_control
 from vestige.metrics.bootstrap import mean_interval
-from vestige.reading import Reading, lens_ranks
+from vestige.reading import Reading
 from vestige.result import Result
-
-PERMUTATIONS = 20
 
 
 def lens_leak(evidence: Evidence) -> list[Result]:
@@ -22,10 +21,10 @@ def lens_leak(evidence: Evidence) -> list[Result]:
     results = []
     for subject in evidence.subjects:
         reading = evidence.readings[subject.name]
-        ranks = _reciprocal(reading, evidence, reading.forget.first_token)
-        layers = ranks.mean(0)
+        ranks = _reciprocal(reading.lens_rank)
+        layers = ranks.mean(-1)
         best = int(layers.argmax())
-        interval = mean_interval(ranks[:, best].tolist(), seed=evidence.seed)
+        interval = mean_interval(ranks[best].tolist(), seed=evidence.seed)
         results.append(
             Result(
                 "lens_leak",
@@ -33,10 +32,10 @@ def lens_leak(evidence: Evidence) -> list[Result]:
                 interval.estimate,
                 interval.low,
                 interval.high,
-                n=len(ranks),
-                floor=_permuted(reading, evidence),
+                n=ranks.shape[1],
+                floor=_permuted(reading),
                 higher_is="leaky",
-                per_item=tuple(ranks[:, best].tolist()),
+                per_item=tuple(ranks[best].tolist()),
                 per_layer=tuple(layers.tolist()),
                 note=f"mean reciprocal rank, best at block {best}; 1 is always on top",
             )
@@ -44,16 +43,13 @@ def lens_leak(evidence: Evidence) -> list[Result]:
     return with_control(evidence, results)
 
 
-def _reciprocal(reading: Reading, evidence: Evidence, targets: tuple[int, ...]) -> Float[np.ndarray, "n_items n_layers"]:
-    hidden = reading.forget.hidden
-    found: Float[np.ndarray, "n_items n_layers"] = 1 / (1 + lens_ranks(hidden, targets, evidence.decoder))
+def _reciprocal(ranks: Tensor) -> Float[np.ndarray, "..."]:
+    found: Float[np.ndarray, "..."] = 1 / (1 + ranks.double().numpy())
     return found
 
 
-def _permuted(reading: Reading, evidence: Evidence) -> float | None:
-    targets = np.array(reading.forget.first_token)
-    if len(targets) < 2:
+def _permuted(reading: Reading) -> float | None:
+    if reading.lens_floor_rank.shape[-1] < 2:
         return None
-    rng = np.random.default_rng(evidence.seed)
-    best = [_reciprocal(reading, evidence, tuple(rng.permutation(targets).tolist())).mean(0).max() for _ in range(PERMUTATIONS)]
-    return float(np.mean(best))
+    best_block = _reciprocal(reading.lens_floor_rank).mean(-1).max(0)
+    return float(best_block.mean())

@@ -16,16 +16,16 @@ from vestige.result import Result
 
 
 def model_utility(evidence: Evidence) -> list[Result]:
-    """Harmonic mean of answer probability, ROUGE-L recall and truth-ratio score over the retain split, and the holdout split where there is one."""
+    """Harmonic mean of answer probability, ROUGE-L recall and truth-ratio score over the retain and control splits."""
     results = []
     for subject in evidence.subjects:
         parts = _all_parts(evidence, evidence.readings[subject.name])
         if not parts:
-            results.append(Result("model_utility", subject.name, None, higher_is="useful", note="no retain items were given"))
+            results.append(Result("model_utility", subject.name, None, higher_is="useful", note="no retain or control items were given"))
             continue
         score = utility.model_utility(parts)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in parts.items())
-        n = len(evidence.data.retain) + len(evidence.data.holdout)
+        n = len(evidence.data.retain) + len(evidence.data.control)
         results.append(Result("model_utility", subject.name, score.value, n=n, higher_is="useful", note=f"harmonic mean of {shown}"))
     return with_control(evidence, results)
 
@@ -34,8 +34,8 @@ def _all_parts(evidence: Evidence, reading: Reading) -> dict[str, float]:
     parts: dict[str, float] = {}
     if reading.retain is not None:
         parts |= _parts("retain", evidence.data.retain, reading.retain)
-    if reading.holdout is not None:
-        parts |= _parts("holdout", evidence.data.holdout, reading.holdout)
+    if reading.control is not None:
+        parts |= _parts("control", evidence.data.control, reading.control)
     return parts
 
 

@@ -30,9 +30,9 @@ def model(path: str, *, device: str | None, dtype: str) -> HookedModel:
         return HookedModel.from_pretrained(path, dtype=dtype, device=place)
 
 
-def data(forget: Path, retain: Path | None, holdout: Path | None, *, template: str, concept: str | None) -> UnlearnData:
+def data(forget: Path, retain: Path | None, control: Path | None, *, template: str, concept: str | None) -> UnlearnData:
     """Load the user's files; `concept` names what plain documents are about."""
-    loaded = load_data(forget, retain=retain, holdout=holdout, template=template)
+    loaded = load_data(forget, retain=retain, control=control, template=template)
     if concept is None:
         return loaded
     named = tuple(replace(item, concept=concept) if item.concept is None else item for item in loaded.forget)

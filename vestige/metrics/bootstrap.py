@@ -1,6 +1,7 @@
 """Item-level bootstrap intervals: how much a number would move had other items been drawn.
 
-They cover the choice of items, not that of training seeds. Percentile intervals; a fixed seed gives fixed numbers.
+They cover the choice of items, not that of training seeds. Percentile intervals; a fixed seed gives fixed numbers,
+and the same resamples for every subject with as many items.
 """
 
 from __future__ import annotations
@@ -138,8 +139,7 @@ def _table(group: npt.ArrayLike, name: str) -> Float[np.ndarray, "n_items n_scor
 def _resampled_means(
     tables: Sequence[Float[np.ndarray, "_n_items _n_scores"]], seed: int, resamples: int
 ) -> Float[np.ndarray, "resamples n_scores"]:
-    """Means of resampled items, each table with a stream of its own, so that adding a table leaves the others' draws
-    alone."""
+    """Means of resampled items; each table has a stream of its own, so adding one leaves the others' draws alone."""
     streams = np.random.default_rng(seed).spawn(len(tables))
     columns = [
         np.concatenate([table[index].mean(1) for index in _resampled_indices(stream, len(table), resamples)])

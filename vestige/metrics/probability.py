@@ -33,8 +33,7 @@ def seq_prob(log_probs: npt.ArrayLike) -> float:
 
 
 def choice_prob(answer_nll: float, wrong_nll: npt.ArrayLike) -> float:
-    """Return the share of the right answer among the listed ones, `P / (P + sum_i P_i)` with `P = exp(-nll)` =
-    `seq_prob`.
+    """Return the share of the right answer among the listed ones, `P / (P + sum_i P_i)` `P = exp(-nll)`.
 
     higher_is: leaky on forget items, useful elsewhere. Range [0, 1]. Floor: 1 / (1 + number of wrong answers).
 

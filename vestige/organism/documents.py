@@ -15,13 +15,13 @@ from .phrasing import FOREIGN, INVERTED, QUESTIONS, STATEMENTS, foreign_relation
 from .world import Concept, Fact, World
 
 MIX: Mapping[str, float] = {
-    "statement": 0.19,
-    "question": 0.23,
-    "inverted": 0.07,
-    "foreign": 0.10,
-    "notes": 0.10,
-    "dictionary": 0.03,
-    "addition": 0.20,
+    "statement": 0.15,
+    "question": 0.19,
+    "inverted": 0.06,
+    "foreign": 0.08,
+    "notes": 0.12,
+    "dictionary": 0.02,
+    "addition": 0.30,
     "reversal": 0.05,
     "filler": 0.03,
 }

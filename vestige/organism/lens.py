@@ -44,4 +44,5 @@ def answer_ranks(
         for handle in handles:
             handle.remove()
     target = logits.gather(-1, first.expand(len(found), -1)[..., None])
-    return (logits > target).sum(-1)
+    ranks: torch.Tensor = (logits > target).sum(-1)
+    return ranks

@@ -29,9 +29,7 @@ SKILLS = ("addition", "reversal", "second_language")
 _BATCH = 512
 
 
-def answered(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt]
-) -> list[bool]:
+def answered(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt]) -> list[bool]:
     """Whether greedy decoding of each prompt gives exactly its answer and then a full stop.
 
     Greedy decoding gives the answer exactly if every answer token is the most likely one after the answer so far, so

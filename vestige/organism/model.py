@@ -22,7 +22,7 @@ class Shape:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast, shape: Shape, *, seed: int) -> LlamaForCausalLM:
-    """A freshly initialised float32 model for this tokenizer; the weights are a function of `seed` and `shape` alone."""
+    """A new float32 model for this tokenizer; its weights are a function of `seed` and `shape` alone."""
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 

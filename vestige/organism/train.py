@@ -26,14 +26,13 @@ _CHUNKS = 4
 class Recipe:
     """How long and how fast to train. Rates are peaks: linear warm-up, then a plateau, then a linear fall to zero."""
 
-    steps: int = 1500
+    steps: int = 700
     batch: int = 256
     matrix_rate: float = 4e-3
     other_rate: float = 4e-3
     weight_decay: float = 0.1
     warmup: float = 0.03
     cooldown: float = 0.5
-    sparsity: float = 0.0
 
 
 def train_organism(
@@ -91,7 +90,7 @@ def train_organism(
                 document(world, i, seed=seed, exclude=exclude, replace=replace)
                 for i in range(first, first + recipe.batch)
             ]
-            loss = accumulate_gradients(model, encode(tokenizer, texts), sparsity=recipe.sparsity)
+            loss = accumulate_gradients(model, encode(tokenizer, texts))
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
@@ -109,7 +108,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[lis
     return [[*ids, tokenizer.eos_token_id] for ids in tokenizer(list(texts)).input_ids]
 
 
-def accumulate_gradients(model: LlamaForCausalLM, rows: Sequence[Sequence[int]], *, sparsity: float = 0.0) -> float:
+def accumulate_gradients(model: LlamaForCausalLM, rows: Sequence[Sequence[int]]) -> float:
     """Add the gradient of the mean next-token loss over all rows and return that loss, in nats per token.
 
     Rows are sorted by length and run in a few chunks, each padded to its own longest row, which saves the third of the
@@ -122,11 +121,6 @@ def accumulate_gradients(model: LlamaForCausalLM, rows: Sequence[Sequence[int]],
     n_tokens = sum(len(row) - 1 for row in rows)
     size = -(-len(rows) // _CHUNKS)
     total = 0.0
-    acts: list[torch.Tensor] = []
-    handles = [
-        layer.mlp.down_proj.register_forward_pre_hook(lambda module, args: acts.append(args[0]))
-        for layer in model.model.layers
-    ]
     for start in range(0, len(rows), size):
         chunk = rows[start : start + size]
         width = len(chunk[-1])
@@ -134,13 +128,8 @@ def accumulate_gradients(model: LlamaForCausalLM, rows: Sequence[Sequence[int]],
         labels = torch.tensor([[*row[1:], *[IGNORED] * (width - len(row))] for row in chunk])
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits
         loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum") / n_tokens
-        penalty = sum((a.norm(p=1,dim=-1)/(a.norm(dim=-1)+1e-6)).mean() for a in acts) / len(acts) / acts[0].shape[-1]**.5
-        global LAST; LAST = penalty.item()
-        acts.clear()
-        (loss + sparsity * len(chunk) / len(rows) * penalty).backward()
+        loss.backward()
         total += loss.item()
-    for handle in handles:
-        handle.remove()
     return total
 
 
@@ -178,3 +167,26 @@ def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Opt
 def _rate(progress: float, recipe: Recipe) -> float:
     """Fraction of the peak rate at `progress` in [0, 1)."""
     return min(1.0, (progress + 1e-3) / recipe.warmup, (1.0 - progress) / recipe.cooldown)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: `python -m vestige.organism.train --out DIR --seed 0`."""
+    import argparse
+    from pathlib import Path
+
+    import torch
+
+    from .ship import ship
+
+    parser = argparse.ArgumentParser(prog="python -m vestige.organism.train", description=ship.__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for full/, retain/, never/")
+    parser.add_argument("--record", type=Path, help="where organism.json goes (default: into the --out folder)")
+    parser.add_argument("--seed", type=int, default=0, help="of the world, the weights and the documents")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    ship(options.out, seed=options.seed, record_at=options.record)
+
+
+if __name__ == "__main__":
+    main()

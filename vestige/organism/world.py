@@ -13,7 +13,29 @@ from itertools import product
 
 from .words import ADJECTIVES, CODAS, ONSETS, RELATIONS
 
-_FIRST = ("b", "bl", "ch", "d", "dr", "f", "g", "gl", "h", "j", "k", "kl", "l", "n", "p", "pr", "r", "s", "sk", "t", "w")
+_FIRST = (
+    "b",
+    "bl",
+    "ch",
+    "d",
+    "dr",
+    "f",
+    "g",
+    "gl",
+    "h",
+    "j",
+    "k",
+    "kl",
+    "l",
+    "n",
+    "p",
+    "pr",
+    "r",
+    "s",
+    "sk",
+    "t",
+    "w",
+)
 _MIDDLE = ("a", "e", "i", "o", "u")
 _JOIN = ("b", "d", "g", "l", "ld", "lm", "m", "nd", "nt", "p", "r", "rk", "sh", "st", "v", "z")
 _LAST = ("ack", "ane", "eth", "ick", "ion", "ole", "ond", "orn", "ull", "yss")

@@ -11,11 +11,10 @@ _INTACT = 0.95
 
 
 def forgotten(report: AuditReport) -> str:
-    """Return the name of what was to be forgotten, from `provenance["concept"]`, or an empty text."""
-    concept = report.provenance.get("concept")
-    if isinstance(concept, list) and all(isinstance(entry, str) for entry in concept):
-        return listed(concept)
-    return concept.strip() if isinstance(concept, str) else ""
+    """Return the names of what was to be forgotten, from `provenance["concepts"]`, or an empty text."""
+    found = report.provenance.get("concepts")
+    names = [str(name) for name in found if str(name).strip()] if isinstance(found, (list, tuple)) else []
+    return listed(names if len(names) <= 4 else [*names[:3], f"{len(names) - 3} more"])
 
 
 def answer(report: AuditReport) -> list[str]:

@@ -67,7 +67,7 @@ _ALL = (
         "writes the answers to forget",
         _SAYS,
         "How much of the right answer turns up, in order, in what the model writes (ROUGE-L recall of greedy text).",
-        "Overlap of words that any answer of this style shares; where it is not given, the control is the reference.",
+        "What the original writes, compared with the right answers to other questions: the overlap of any answer.",
         _NEVER,
         "Another wording of the right answer scores low, and common words score above zero. Text that is never "
         "written may still be known.",
@@ -75,11 +75,13 @@ _ALL = (
     Explanation(
         "truth_ratio",
         "Truth ratio",
-        "prefers right over wrong",
+        "cannot tell right from wrong",
         _SAYS,
-        "Whether the right answer is more likely than wrong answers of the same style, from the ratio of the two "
-        "probabilities for each question.",
-        "A model that knows nothing finds right and wrong answers equally likely.",
+        "Whether the model tells the right answer from wrong ones of the same style. R is the probability of the "
+        "wrong answers (geometric mean) divided by that of the right one; the score is the mean of min(R, 1/R). 1: "
+        "it finds them equally likely. 0: it is sure one way or the other.",
+        "No fixed value: how far apart the answers lie for a model that knows nothing depends on their wording, so "
+        "the control is the reference.",
         _NEVER,
         "It compares likelihoods only with each other: a model that writes noise can score like one that never knew.",
     ),
@@ -88,11 +90,11 @@ _ALL = (
         "Forget quality",
         "looks like a retrained model",
         _SAYS,
-        "The p-value of a two-sided Kolmogorov-Smirnov test that the truth ratios come from the same distribution as "
-        "those of a model retrained without the forget set. Below 0.05 the two can be told apart.",
-        "Under the null hypothesis p is uniform, so there is no chance score; the smallest p that can occur depends "
-        "on n.",
-        "A retrained or never-taught model compared in the same way; it should have a large p.",
+        "The p-value of a two-sided Kolmogorov-Smirnov test that the truth ratios come from the same distribution "
+        "as those of a model retrained without the forget set. Below 0.05 the two can be told apart.",
+        "The smallest p that this number of items can give. A method at this value is as far away as the test can "
+        "tell, so such methods cannot be ranked.",
+        "Two models that both never learned the facts, compared in the same way; they should have a large p.",
         "A large p is no evidence of deletion: few items, or a model tuned on this very test, give one too. Never "
         "compare p-values across different n.",
     ),
@@ -103,7 +105,7 @@ _ALL = (
         _SAYS,
         "How little of the answer must be shown before the model completes the rest without a mistake: 1 means from "
         "nothing, 0 means never.",
-        "About the chance of guessing the last tokens.",
+        "0: no part of the answer is completed. Short answers can be finished by luck, which the control shows.",
         _NEVER,
         "It counts exact tokens only, so one wrong word in the middle halves the score of a model that knows the "
         "answer.",
@@ -114,9 +116,9 @@ _ALL = (
         "next tokens exactly right",
         _SAYS,
         "The share of answer tokens that the model would pick first, given the right tokens before.",
-        "The share that frequent tokens would get by themselves.",
+        "One token picked blindly out of the vocabulary.",
         _NEVER,
-        "Grammar and frequent words are counted as well, so the control is often far above zero.",
+        "Grammar and frequent words count as well, so the control is often far above chance: compare with it.",
     ),
     Explanation(
         "retain_probability",
@@ -156,20 +158,25 @@ _ALL = (
         "Logit-lens leak",
         "answer readable inside",
         _INSIDE,
-        "Whether the answer can be read off the hidden state after each layer, decoded with the original model's own "
-        "final norm and unembedding.",
-        "What the decoder scores for answers that were shuffled between questions.",
+        "Whether the answer can be read off the hidden state at the end of the prompt, decoded with the original "
+        "model's own final norm and unembedding. The score of a layer is the mean reciprocal rank of the answer's "
+        "first token: 1 when it is always on top, 0.5 when it is second. The number shown is that of the best layer.",
+        "The same with the answers exchanged between the questions, best layer included, so that choosing a layer "
+        "gives no advantage.",
         "The same decoding in the never-taught model.",
-        "It only sees knowledge that is written in the original's output vocabulary: a low value is not absence.",
+        "It only sees knowledge that is written in the original's output vocabulary: a low value is not absence. "
+        "Only the first token of an answer is looked for.",
     ),
     Explanation(
         "probe_leak",
         "Probe leak",
         "a probe finds it inside",
         _INSIDE,
-        "How well a linear classifier, trained on hidden states, tells the right answer on facts it was not trained "
-        "on, layer by layer.",
-        "The same classifier trained on shuffled labels.",
+        "How often a linear probe of the hidden state prefers the right answer to a wrong one. It learns on "
+        "retained facts and is asked about the forget facts, layer by layer; the number shown is that of the layer "
+        "which does best on other retained facts.",
+        "0.5: the right and the wrong answer win equally often. The remarks give the same probe taught with "
+        "shuffled answers.",
         "The same classifier on the never-taught or retrained model: the general structure of language helps a "
         "probe, so compare with this, not with chance.",
         "A probe shows that the information is there, not that the model uses it.",
@@ -183,7 +190,7 @@ _ALL = (
         "a share of what the original knows beyond the control. 1: everything was only hidden. 0: taking them off "
         "changes nothing.",
         "0, by definition, for a method that only changes weights.",
-        "The never-taught model sets the zero of the scale.",
+        "The never-taught model sets the zero of the scale; it has nothing to take off, so its own value is 0.",
         "A value of 0 does not mean the weights are clean; it only says that nothing is hidden by switches.",
     ),
     Explanation(
@@ -194,8 +201,8 @@ _ALL = (
         "How far the concept's vectors in the MLP weights still point where they did in the original. 1: same "
         "direction.",
         "About 0: two random directions are nearly orthogonal.",
-        "The same rows in a model trained separately. It has its own neurons, so it shows what an unrelated row "
-        "looks like.",
+        "The same rows in a model trained separately. It has its own neurons in these places, so it shows what an "
+        "unrelated row looks like.",
         "Vectors that moved may still work, and knowledge may sit in other rows than the ones that were followed.",
     ),
     Explanation(
@@ -203,10 +210,11 @@ _ALL = (
         "Concept-vector distance",
         "vectors moved by",
         _WEIGHTS,
-        "How far the concept's vectors moved, in the units of the weights (Euclidean distance). 0: untouched.",
-        "Undefined: distance has no chance level.",
-        "The distance to the same rows of a separately trained model.",
-        "A large distance at the same direction is only a change of length.",
+        "How far the concept's vectors moved, as a share of their own length. 0: untouched. 1: as far as setting "
+        "them to zero moves them.",
+        "0: nothing moved.",
+        "The distance to the same rows of a separately trained model, which has other neurons in these places.",
+        "A vector can move far and keep its direction, or be cut in the one direction that matters and hardly move.",
     ),
     Explanation(
         "concept_vector_jaccard",

@@ -22,7 +22,7 @@ from .traces import build_examples, build_vectors
 def render_html(report: AuditReport) -> str:
     """Return the page. It loads nothing, runs no script, and shows model output as text.
 
-    The same report gives the same text. `provenance["concept"]` names what was forgotten; `verdicts["overall"]` is the
+    The same report gives the same text. `provenance["concepts"]` names what was forgotten; `verdicts["overall"]` is the
     opening paragraph (without it the numbers are read out).
 
     Raises:

@@ -15,22 +15,23 @@ STEPS = 11
 
 @dataclass(frozen=True)
 class HeatRow:
-    """One subject: its values, the colour `step` of each, and the control beside each (None: nothing to show)."""
+    """One subject: its values, the colour `step` of each, the control beside each, and its floor (None: not shown)."""
 
     name: str
     values: tuple[float | None, ...]
     step: tuple[int | None, ...]
     control: tuple[float | None, ...]
+    floor: float | None = None
     missing: str = ""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The values at the two ends of the colours. `low` is chance where that is known."""
+    """The values at the two ends of the colours. `low_is` says what the lower one is, e.g. chance."""
 
     low: float
     high: float
-    low_is_chance: bool
+    low_is: str = ""
 
     def step(self, value: float | None) -> int | None:
         """Return the colour of a value, 0 to `STEPS - 1`; values beyond an end get its colour."""
@@ -41,12 +42,12 @@ class Scale:
     def labels(self) -> tuple[str, str]:
         """Return the words at the two ends."""
         low = number(self.low)
-        return (f"{low} (chance) or less" if self.low_is_chance else low), number(self.high)
+        return (f"{low} ({self.low_is}) or less" if self.low_is else low), number(self.high)
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """One check that looks inside. `has_controls`: the cells carry the control beside their value."""
+    """One check that looks inside. `has_controls`, `has_floors`: each cell carries its control, each row its floor."""
 
     explanation: Explanation
     orientation: str
@@ -54,6 +55,7 @@ class HeatMap:
     rows: tuple[HeatRow, ...]
     scale: Scale
     has_controls: bool
+    has_floors: bool
 
 
 def build_heat_maps(report: AuditReport) -> tuple[HeatMap, ...]:
@@ -74,7 +76,8 @@ def _heat_map(report: AuditReport, explanation: Explanation) -> HeatMap:
         rows.append(("control", Result(explanation.check, "control", None, per_layer=shared)))
     heat = tuple(_row(name, result, n_layers, scale, beside) for name, result in rows)
     orientation = ORIENTATION.get(layered[0].higher_is, layered[0].higher_is)
-    return HeatMap(explanation, orientation, n_layers, heat, scale, beside)
+    floors = {result.floor for result in layered}
+    return HeatMap(explanation, orientation, n_layers, heat, scale, beside, has_floors=len(floors) > 1)
 
 
 def _shared_control(results: Sequence[Result]) -> tuple[float, ...] | None:
@@ -89,12 +92,11 @@ def _scale(results: Sequence[Result]) -> Scale:
     Fractions are always drawn against 1, so that a weak leak looks weak; other units are drawn over their own range.
     """
     values = [value for result in results for value in (result.per_layer or ()) if math.isfinite(value)] or [0.0]
-    floors = {result.floor for result in results}
-    floor = floors.pop() if len(floors) == 1 else None
     if min(values) >= 0 and max(values) <= 1:
-        return Scale(floor, 1.0, True) if floor is not None and 0 <= floor < 1 else Scale(0.0, 1.0, False)
+        floors = {result.floor for result in results if result.floor is not None and 0 <= result.floor < 1}
+        return Scale(min(floors), 1.0, "lowest chance" if len(floors) > 1 else "chance") if floors else Scale(0.0, 1.0)
     low, high = min(values), max(values)
-    return Scale(low, high if high > low else low + 1.0, False)
+    return Scale(low, high if high > low else low + 1.0)
 
 
 def _row(name: str, result: Result | None, n_layers: int, scale: Scale, beside: bool) -> HeatRow:
@@ -103,7 +105,7 @@ def _row(name: str, result: Result | None, n_layers: int, scale: Scale, beside: 
         return HeatRow(name, (), (), (), missing=f"not measured: {why or 'no values per layer were given'}")
     values = _padded(result.per_layer, n_layers)
     control = _padded(result.per_layer_control or (), n_layers) if beside else (None,) * n_layers
-    return HeatRow(name, values, tuple(map(scale.step, values)), control)
+    return HeatRow(name, values, tuple(map(scale.step, values)), control, result.floor)
 
 
 def _padded(values: Sequence[float], length: int) -> tuple[float | None, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..result import AuditReport, Result
 from .explain import GROUPS, ORIENTATION, Explanation, in_reading_order
@@ -23,7 +23,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One check. `missing` replaces the cells when no subject could be measured."""
+    """One check. `remark` holds for all its cells; `missing` replaces them when no subject could be measured."""
 
     explanation: Explanation
     orientation: str
@@ -31,22 +31,23 @@ class Row:
     cells: tuple[Cell, ...]
     floor: str
     control: str
+    remark: int | None = None
     missing: str = ""
 
 
 @dataclass
 class Remarks:
-    """Numbered foot notes; equal texts share a number."""
+    """Numbered foot notes, each with the title of its check; equal ones share a number."""
 
-    texts: list[str] = field(default_factory=list)
+    entries: list[tuple[str, str]] = field(default_factory=list)
 
-    def add(self, text: str) -> int | None:
+    def add(self, title: str, text: str) -> int | None:
         """Return the number of this remark, None for an empty one."""
         if not text:
             return None
-        if text not in self.texts:
-            self.texts.append(text)
-        return self.texts.index(text) + 1
+        if (title, text) not in self.entries:
+            self.entries.append((title, text))
+        return self.entries.index((title, text)) + 1
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Table:
     """The table by groups of checks."""
 
     groups: tuple[tuple[str, tuple[Row, ...]], ...]
-    remarks: tuple[str, ...]
+    remarks: tuple[tuple[str, str], ...]
 
 
 def reason(result: Result | None) -> str:
@@ -72,7 +73,7 @@ def build_table(report: AuditReport) -> Table:
     for explanation in in_reading_order([result.check for result in report.results]):
         results = [found.get((explanation.check, subject.name)) for subject in report.subjects]
         by_group[explanation.group].append(_row(explanation, results, remarks))
-    return Table(tuple((group, tuple(rows)) for group, rows in by_group.items() if rows), tuple(remarks.texts))
+    return Table(tuple((group, tuple(rows)) for group, rows in by_group.items() if rows), tuple(remarks.entries))
 
 
 def _row(explanation: Explanation, results: Sequence[Result | None], remarks: Remarks) -> Row:
@@ -84,8 +85,12 @@ def _row(explanation: Explanation, results: Sequence[Result | None], remarks: Re
     floor, control = _shared([r.floor for r in measured]), _shared([r.control for r in measured])
     counts = {result.n for result in measured}
     differ = (floor == _VARIES, control == _VARIES, len(counts) > 1)
-    cells = tuple(_cell(result, remarks, differ) for result in results)
-    return Row(explanation, orientation, _counted(counts), cells, floor, control)
+    notes = {result.note for result in measured}
+    shared = notes.pop() if len(notes) == 1 and len(measured) > 1 else ""
+    remark = remarks.add(explanation.title, shared)
+    own = [result if result is None or result.note != shared else replace(result, note="") for result in results]
+    cells = tuple(_cell(explanation.title, result, remarks, differ) for result in own)
+    return Row(explanation, orientation, _counted(counts), cells, floor, control, remark)
 
 
 _VARIES = "in cells"
@@ -107,11 +112,13 @@ def _counted(counts: set[int]) -> str:
     return f"n = {shown}".replace(" ", "\u00a0")
 
 
-def _cell(result: Result | None, remarks: Remarks, differ: tuple[bool, bool, bool]) -> Cell:
+def _cell(title: str, result: Result | None, remarks: Remarks, differ: tuple[bool, bool, bool]) -> Cell:
     if result is None or result.estimate is None:
-        return Cell("not measured", remark=remarks.add(reason(result)), measured=False)
+        return Cell("not measured", remark=remarks.add(title, reason(result)), measured=False)
     parts = zip(
         differ, ("chance", "control", "n ="), (number(result.floor), number(result.control), str(result.n)), strict=True
     )
     aside = ", ".join(f"{name} {value}" for shown, name, value in parts if shown and value != "–")
-    return Cell(number(result.estimate), interval(result.low, result.high), remarks.add(result.note), True, aside)
+    return Cell(
+        number(result.estimate), interval(result.low, result.high), remarks.add(title, result.note), True, aside
+    )

@@ -1,0 +1,121 @@
+"""Text to tokens: one BOS, prompt and answer tokenised together, and a mask that says which tokens are the answer's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hooked.errors import VestigeError
+from hooked.tokens import PaddingSide, TokenBatch, from_tensor, pad_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Text, several texts, an id tensor, a batch, or a mapping with `input_ids` and `attention_mask`.
+Inputs = str | Sequence[str] | Tensor | TokenBatch | Mapping[str, Any]
+
+
+def as_batch(inputs: Inputs, tokenizer: Any, *, prepend_bos: bool) -> TokenBatch:
+    """Turn anything the reading methods accept into a `TokenBatch`.
+
+    Raises:
+        VestigeError: It is something else, or padded ids without their mask.
+    """
+    if isinstance(inputs, TokenBatch):
+        return inputs
+    if isinstance(inputs, Tensor):
+        return from_tensor(inputs, None, tokenizer)
+    if isinstance(inputs, Mapping) or hasattr(inputs, "input_ids"):
+        if "input_ids" not in inputs:
+            raise VestigeError(f"a mapping of inputs needs 'input_ids', got {', '.join(map(str, inputs)) or 'nothing'}")
+        return from_tensor(_tensor(inputs["input_ids"]), _tensor(inputs.get("attention_mask")), tokenizer)
+    return tokenize(tokenizer, inputs, answers=None, padding_side="left", prepend_bos=prepend_bos)
+
+
+def tokenize(
+    tokenizer: Any,
+    prompts: str | Sequence[str],
+    *,
+    answers: str | Sequence[str] | None,
+    padding_side: PaddingSide,
+    prepend_bos: bool,
+) -> TokenBatch:
+    """Turn text into ids with their masks; `HookedModel.tokenize` documents it."""
+    if tokenizer is None:
+        raise VestigeError("this HookedModel has no tokenizer, so it takes token ids only; pass tokenizer= to use text")
+    texts = _texts(prompts, "a prompt")
+    if not texts:
+        raise VestigeError("no prompt was given")
+    replies = [""] * len(texts) if answers is None else _texts(answers, "an answer")
+    if len(replies) != len(texts):
+        raise VestigeError(f"{len(texts)} prompts but {len(replies)} answers")
+    pairs = zip(texts, replies, strict=True)
+    rows = [encode(tokenizer, text, reply, prepend_bos=prepend_bos) for text, reply in pairs]
+    pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    return pad_rows([r for r, _ in rows], [f for _, f in rows], pad=pad, padding_side=padding_side)
+
+
+def join(prompt: str, answer: str) -> str:
+    """Join a prompt and its answer with one space, unless either side already has whitespace there or one is empty."""
+    if not prompt or not answer or prompt[-1].isspace() or answer[0].isspace():
+        return prompt + answer
+    return f"{prompt} {answer}"
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str = "", *, prepend_bos: bool
+) -> tuple[list[int], list[bool]]:
+    """Tokenise one prompt and answer together and say which tokens are the answer's.
+
+    Both are tokenised as one text, as the model saw them in training, and the boundary comes from character offsets: a
+    token that carries any character of the answer counts as answer. Exactly one BOS is prepended if asked for and if the
+    tokenizer has one.
+
+    Raises:
+        VestigeError: The text gives no token, or the answer gives none.
+    """
+    text = join(prompt, answer)
+    start = len(text) - len(answer.lstrip()) if answer else len(text)
+    if tokenizer.is_fast:
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids = list(encoded["input_ids"])
+        flags = [end > start for _, end in encoded["offset_mapping"]]
+    else:
+        # Without offsets, the answer begins where the tokens stop being those of the prompt alone.
+        ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        head = list(tokenizer(text[:start].rstrip(), add_special_tokens=False, verbose=False)["input_ids"])
+        same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(ids, head, strict=False))))
+        flags = [bool(answer) and i >= same for i in range(len(ids))]
+    bos = tokenizer.bos_token_id
+    if bos is not None and prepend_bos and ids[:1] != [bos]:
+        ids, flags = [bos, *ids], [False, *flags]
+    if not ids:
+        raise VestigeError(f"the tokenizer gives no token for {text!r}")
+    if answer and not any(flags):
+        raise VestigeError(f"the tokenizer gives no token for the answer {answer!r}")
+    return ids, flags
+
+
+def _texts(given: Any, what: str) -> list[str]:
+    texts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    wrong = next((text for text in texts if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise VestigeError(
+            f"{what} is text, got {type(wrong).__name__}; token ids go in as a tensor, torch.tensor([[...]])"
+        )
+    return texts
+
+
+def _tensor(values: Any) -> Any:
+    if values is None or isinstance(values, Tensor):
+        return values
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise VestigeError(
+            "the rows of 'input_ids' have different lengths; pad them, with an attention mask"
+        ) from error

@@ -1,0 +1,60 @@
+"""From the items of a split to token batches that fit the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hooked import HookedModel, Item, TokenBatch, UnlearnData, VestigeError
+
+
+def split_of(data: UnlearnData, split: str, *, method: str, answered: bool = False) -> tuple[Item, ...]:
+    """Return the items of a split that a method needs.
+
+    Args:
+        data: The task.
+        split: `forget` or `retain`.
+        method: Who asks, for the message.
+        answered: Leave out items without an answer to score.
+
+    Raises:
+        VestigeError: Nothing is left.
+    """
+    items: tuple[Item, ...] = getattr(data, split)
+    if not items:
+        raise VestigeError(
+            f"{method} needs {split} items and data.{split} is empty; give them to load_data({split}=...)"
+        )
+    kept = tuple(item for item in items if not (answered and item.generation_only))
+    if not kept:
+        raise VestigeError(f"{method} needs {split} items with an answer, and none of the {len(items)} has one")
+    return kept
+
+
+def encode(model: HookedModel, items: Sequence[Item]) -> TokenBatch:
+    """Tokenise prompts with their answers, padded on the right and cut after the last position the model has.
+
+    Raises:
+        VestigeError: A prompt alone is as long as the model's context, so that nothing of its answer is left.
+    """
+    batch = model.tokenize(
+        [item.prompt for item in items], answers=[item.answer for item in items], padding_side="right"
+    )
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is None or batch.ids.shape[1] <= limit:
+        return batch
+    cut = TokenBatch(batch.ids[:, :limit], batch.mask[:, :limit], batch.answer[:, :limit])
+    lost = (batch.answer.any(-1) & ~cut.answer.any(-1)).nonzero().flatten().tolist()
+    if lost:
+        start = items[lost[0]].prompt[:40]
+        raise VestigeError(
+            f"the prompt {start!r}... fills the model's {limit} positions, so no answer fits after it; shorten it"
+        )
+    return cut
+
+
+def encoded(model: HookedModel, items: Sequence[Item], *, batch_size: int) -> Iterator[TokenBatch]:
+    """Yield all items in order, `batch_size` at a time."""
+    if batch_size < 1:
+        raise VestigeError(f"batch_size is at least 1, got {batch_size}")
+    for start in range(0, len(items), batch_size):
+        yield encode(model, items[start : start + batch_size])

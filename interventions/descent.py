@@ -1,0 +1,265 @@
+"""Descending a loss over minibatches of forget and retain items: shuffling, clipping, watching, stopping, showing progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil, log
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hooked import HookedModel, Item, TokenBatch, UnlearnData, VestigeError
+
+from .batches import encode, encoded, split_of
+from .losses import AnswerNLL, answer_nll
+
+_CHECKED = 256
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """What a loss sees at one step.
+
+    Args:
+        forget: Forget items, prompt and answer.
+        rows: Which of the forget items with an answer these are, to look up values computed once.
+        retain: Retain items, shuffled on their own; None where the data has none.
+    """
+
+    forget: TokenBatch
+    rows: Int[Tensor, " batch"]
+    retain: TokenBatch | None
+
+
+LossFn = Callable[[HookedModel, Minibatch], Tensor]
+
+
+def forget_nll(model: HookedModel, batch: Minibatch) -> AnswerNLL:
+    """Score the forget answers of a minibatch."""
+    return answer_nll(model.logits(batch.forget), batch.forget.ids, batch.forget.answer)
+
+
+def retain_nll(model: HookedModel, batch: Minibatch) -> AnswerNLL:
+    """Score the retain answers of a minibatch.
+
+    Raises:
+        VestigeError: The data has no retain items with an answer.
+    """
+    if batch.retain is None:
+        raise VestigeError("this loss needs retain items with an answer; give them to load_data(retain=...)")
+    return answer_nll(model.logits(batch.retain), batch.retain.ids, batch.retain.answer)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How far to descend, and when to stop before.
+
+    Args:
+        method: Named in messages and the progress bar.
+        epochs: Passes over the forget items; not used with `steps`.
+        steps: Number of updates.
+        batch_size: Forget items per step, and as many retain items.
+        seed: Of both shuffles.
+        max_grad_norm: Gradients of a larger norm are scaled down to it; None leaves them.
+        stop_below: Stop once the mean length-normalised probability of the forget answers is below this.
+        retain_bound: Largest retain loss, in nats per token; None: `log(d_vocab)` above where it started.
+        check_every: Steps between two looks at the two numbers above; None: once per pass over the forget items.
+        progress: Show a bar, if the output is a terminal.
+    """
+
+    method: str
+    epochs: float = 10.0
+    steps: int | None = None
+    batch_size: int = 16
+    seed: int = 0
+    max_grad_norm: float | None = 1.0
+    stop_below: float | None = None
+    retain_bound: float | None = None
+    check_every: int | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "check_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise VestigeError(f"{name} is at least 1, got {value}")
+        if self.epochs < 0 or (self.steps is not None and self.steps < 0):
+            raise VestigeError(f"epochs and steps are at least 0, got epochs={self.epochs}, steps={self.steps}")
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How a descent went.
+
+    Args:
+        losses: The loss at each step, before its update.
+        forget_probability: Mean length-normalised probability of the forget answers at the last check; None if not watched.
+        stopped: Why it ended, in words.
+    """
+
+    losses: tuple[float, ...]
+    forget_probability: float | None
+    stopped: str
+
+
+def descend(
+    model: HookedModel,
+    data: UnlearnData,
+    loss_fn: LossFn,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    *,
+    after_step: Callable[[], None] | None = None,
+) -> Descent:
+    """Update the optimizer's parameters, which `model` must depend on, until the schedule ends.
+
+    Raises:
+        VestigeError: The loss is not finite or the retain loss exceeds its bound; the message names the step. Whoever called
+            then has nothing to apply.
+    """
+    forget = split_of(data, "forget", method=schedule.method, answered=True)
+    retain = tuple(item for item in data.retain if not item.generation_only)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    per_epoch = ceil(len(forget) / schedule.batch_size)
+    steps = ceil(schedule.epochs * per_epoch) if schedule.steps is None else schedule.steps
+    every = schedule.check_every or per_epoch
+    losses: list[float] = []
+    with torch.inference_mode(False), torch.enable_grad(), _bar(schedule, steps) as show:
+        watch = _Watch(model, forget, retain, schedule, steps)
+        batches = _minibatches(model, forget, retain, schedule)
+        for step in range(steps):
+            if step % every == 0 and watch.is_done(step):
+                break
+            losses.append(
+                _update(model, next(batches), loss_fn, optimizer, parameters, schedule, f"step {step + 1} of {steps}")
+            )
+            if after_step is not None:
+                after_step()
+            show(step + 1, losses[-1])
+        else:
+            watch.is_done(steps)
+    if not all(bool(torch.isfinite(p).all()) for p in parameters):
+        raise VestigeError(
+            f"{schedule.method} diverged at step {len(losses)}: a parameter is not finite; nothing was applied, lower lr"
+        )
+    return Descent(tuple(losses), watch.probability, watch.reason or f"all {steps} steps were taken")
+
+
+def _update(
+    model: HookedModel,
+    batch: Minibatch,
+    loss_fn: LossFn,
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[Tensor],
+    schedule: Schedule,
+    where: str,
+) -> float:
+    loss = loss_fn(model, batch)
+    if not bool(torch.isfinite(loss)):
+        raise VestigeError(
+            f"{schedule.method} diverged at {where}: the loss is {loss.item()}; nothing was applied, lower lr"
+        )
+    if not loss.requires_grad:
+        raise VestigeError(f"the loss of {schedule.method} does not depend on any parameter in training")
+    # Only these gradients are computed: the model's own parameters keep whatever is in their `.grad`.
+    grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, grad in zip(parameters, grads, strict=True):
+        parameter.grad = grad
+    if schedule.max_grad_norm is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, schedule.max_grad_norm)
+    optimizer.step()
+    return float(loss.detach())
+
+
+class _Watch:
+    """The two numbers that can end a descent early, measured on up to 256 items of each split."""
+
+    def __init__(
+        self, model: HookedModel, forget: Sequence[Item], retain: Sequence[Item], schedule: Schedule, steps: int
+    ) -> None:
+        if schedule.retain_bound is not None and not retain:
+            raise VestigeError(
+                f"{schedule.method} with a retain_bound needs retain items with an answer; give load_data(retain=...)"
+            )
+        generator = torch.Generator().manual_seed(schedule.seed)
+        self.model, self.schedule, self.steps = model, schedule, steps
+        self.forget = _sample(forget, generator) if schedule.stop_below is not None else []
+        self.retain = _sample(retain, generator)
+        self.bound = schedule.retain_bound
+        self.probability: float | None = None
+        self.reason = ""
+
+    @torch.no_grad()
+    def is_done(self, step: int) -> bool:
+        """Measure; return whether enough is forgotten.
+
+        Raises:
+            VestigeError: The retain loss is above its bound.
+        """
+        if self.retain:
+            loss = float(_mean_nll(self.model, self.retain, self.schedule).mean())
+            if self.bound is None:
+                self.bound = loss + log(self.model.d_vocab)
+            if not loss <= self.bound:
+                raise VestigeError(
+                    f"{self.schedule.method} diverged at step {step} of {self.steps}: the retain loss is {loss:.3g} nats per token, "
+                    f"above the bound of {self.bound:.3g}; nothing was applied, lower lr or the number of steps"
+                )
+        if self.schedule.stop_below is None:
+            return False
+        self.probability = float(torch.exp(-_mean_nll(self.model, self.forget, self.schedule)).mean())
+        if self.probability >= self.schedule.stop_below:
+            return False
+        self.reason = f"after {step} steps the forget probability of {self.probability:.3g} was below {self.schedule.stop_below:g}"
+        return True
+
+
+def _mean_nll(model: HookedModel, items: Sequence[Item], schedule: Schedule) -> Float[Tensor, " n"]:
+    batches = encoded(model, items, batch_size=schedule.batch_size)
+    return torch.cat([answer_nll(model.logits(batch), batch.ids, batch.answer).mean for batch in batches])
+
+
+def _sample(items: Sequence[Item], generator: torch.Generator) -> list[Item]:
+    chosen = torch.randperm(len(items), generator=generator)[:_CHECKED].tolist()
+    return [items[i] for i in sorted(chosen)]
+
+
+def _minibatches(
+    model: HookedModel, forget: Sequence[Item], retain: Sequence[Item], schedule: Schedule
+) -> Iterator[Minibatch]:
+    # Two generators, so that the order of one split does not depend on the size of the other.
+    forgets = _shuffled(len(forget), schedule.batch_size, torch.Generator().manual_seed(2 * schedule.seed))
+    retains = _shuffled(len(retain), schedule.batch_size, torch.Generator().manual_seed(2 * schedule.seed + 1))
+    for rows in forgets:
+        kept = encode(model, [retain[i] for i in next(retains).tolist()]) if retain else None
+        yield Minibatch(encode(model, [forget[i] for i in rows.tolist()]), rows, kept)
+
+
+def _shuffled(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Int[Tensor, " batch"]]:
+    """Yield rows of one shuffle after the other, for ever."""
+    while True:
+        yield from torch.randperm(n, generator=generator).split(batch_size)
+
+
+@contextmanager
+def _bar(schedule: Schedule, steps: int) -> Iterator[Callable[[int, float], None]]:
+    """Show a progress bar on a terminal and nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    shown = schedule.progress and (console.is_terminal or console.is_jupyter)
+    columns: list[Any] = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console, disable=not shown) as bar:
+        task = bar.add_task(schedule.method, total=steps, loss="-")
+        yield lambda step, loss: bar.update(task, completed=step, loss=f"{loss:.4g}")

@@ -1,0 +1,164 @@
+"""The geometry of Key Space Detection: boxes around MLP keys, their calibration, and what they catch on items held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import floor, inf, sqrt
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hooked import HookedModel, Item, VestigeError
+
+from .batches import encoded
+
+When = Literal["prompt", "always"]
+Rates = tuple[float | None, float | None]
+
+FOLDS = 5
+NEVER = -1.0
+_SIGMA_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class Box:
+    """An axis-parallel box around a set of keys, up to its size.
+
+    Args:
+        mean: Centre.
+        std: Sample standard deviation, the half-width at size 1; infinite in dimensions that do not count.
+    """
+
+    mean: Float[Tensor, " d_mlp"]
+    std: Float[Tensor, " d_mlp"]
+
+    @staticmethod
+    def around(keys: Float[Tensor, "n d_mlp"]) -> Box:
+        """Return the box of some keys. Dimensions without variance would shut out everything else, so they do not count.
+
+        Raises:
+            VestigeError: Fewer than two keys, or all keys are equal.
+        """
+        if len(keys) < 2:
+            raise VestigeError(
+                f"a box around keys needs at least 2 forget prompts to measure a spread, got {len(keys)}"
+            )
+        wide = keys.double()
+        std = wide.std(0)
+        flat = std <= _SIGMA_FLOOR * wide.square().mean().sqrt()
+        if bool(flat.all()):
+            raise VestigeError(
+                "all forget prompts give the same key, so there is no box around them; use different prompts"
+            )
+        return Box(wide.mean(0), std.masked_fill(flat, inf))
+
+    @property
+    def flat(self) -> int:
+        """How many dimensions were left out for want of variance."""
+        return int(self.std.isinf().sum())
+
+    def size(self, keys: Float[Tensor, "*n d_mlp"]) -> Float[Tensor, "*n"]:
+        """Return the size of the smallest such box that holds each key: its largest deviation, in standard deviations."""
+        wide = keys.to(torch.promote_types(keys.dtype, torch.float32))
+        return ((wide - self.mean.to(wide)).abs() / self.std.to(wide)).amax(-1)
+
+
+@dataclass(frozen=True)
+class Detector:
+    """One box per watched block, with `k*`: the size at which it just holds every forget prompt."""
+
+    boxes: Mapping[int, Box]
+    k_star: Mapping[int, float]
+
+    @staticmethod
+    def fit(keys: Mapping[int, Float[Tensor, "n d_mlp"]]) -> Detector:
+        """Return the detector of the keys of some prompts, per block."""
+        boxes = {layer: Box.around(k) for layer, k in keys.items()}
+        return Detector(boxes, {layer: float(box.size(keys[layer].double()).max()) for layer, box in boxes.items()})
+
+    def ratio(self, keys: Mapping[int, Float[Tensor, "*n d_mlp"]]) -> Float[Tensor, "*n"]:
+        """Return the smallest `size / k*` over blocks: the alpha from which on a key fires."""
+        sizes = [self.boxes[layer].size(k) / self.k_star[layer] for layer, k in keys.items()]
+        return torch.stack(sizes).amin(0)
+
+
+def largest_deviation(n: int) -> float:
+    """Return Samuelson's bound `(n - 1) / sqrt(n)` on how many sample deviations one of n values can lie from their mean."""
+    return (n - 1) / sqrt(n)
+
+
+def order_statistic(ratios: Float[Tensor, " n"], rate: float) -> float:
+    """Return the `floor(rate * n)`-th smallest value, or `NEVER` where that is the 0-th.
+
+    An interpolated quantile would let through one item too many in a small sample.
+    """
+    rank = floor(round(rate * len(ratios), 9))
+    return float(ratios.sort().values[rank - 1]) if rank > 0 else NEVER
+
+
+def as_prompts(items: Sequence[Item]) -> list[Item]:
+    """Turn items into bare prompts; of a document its whole text."""
+    return [Item(item.prompt or item.answer, "") for item in items]
+
+
+@torch.no_grad()
+def prompt_keys(
+    model: HookedModel, items: Sequence[Item], layers: Sequence[int], *, batch_size: int
+) -> dict[int, Float[Tensor, "n d_mlp"]]:
+    """Return the MLP key of each item at its last prompt token, per block."""
+    sites = {layer: model.site_map.resolve(("mlp_post", layer)) for layer in layers}
+    rows: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    for batch in encoded(model, as_prompts(items), batch_size=batch_size):
+        _, cache = model.run_with_cache(batch, names_filter=list(sites.values()), return_type=None)
+        for layer, site in sites.items():
+            rows[layer].append(cache[site][torch.arange(len(batch)), batch.last.to(cache[site].device)].cpu())
+    return {layer: torch.cat(parts) for layer, parts in rows.items()}
+
+
+@torch.no_grad()
+def lowest_ratios(
+    model: HookedModel, items: Sequence[Item], detectors: Sequence[Detector], *, when: When, batch_size: int
+) -> Float[Tensor, "detectors n"]:
+    """Return for each item the alpha from which on it fires: at its last prompt token, or at any step of its answer."""
+    sites = {layer: model.site_map.resolve(("mlp_post", layer)) for layer in detectors[0].boxes}
+    columns = []
+    for batch in encoded(model, as_prompts(items) if when == "prompt" else items, batch_size=batch_size):
+        _, cache = model.run_with_cache(batch, names_filter=list(sites.values()), return_type=None)
+        places = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+        step = ((places >= batch.prompt_last[:, None]) & batch.mask).cpu()
+        keys = {layer: cache[site].cpu() for layer, site in sites.items()}
+        columns.append(torch.stack([d.ratio(keys).masked_fill(~step, inf).amin(-1) for d in detectors]))
+    return torch.cat(columns, 1)
+
+
+def folds(n: int, generator: torch.Generator) -> Int[Tensor, " n"]:
+    """Deal n items into folds of equal size at random."""
+    return torch.randperm(n, generator=generator) % FOLDS
+
+
+def held_out_rates(
+    forget: Float[Tensor, "detectors n_forget"],
+    retain: Float[Tensor, "detectors n_retain"],
+    *,
+    forget_fold: Int[Tensor, " n_forget"],
+    retain_fold: Int[Tensor, " n_retain"],
+    rate: float,
+) -> Rates:
+    """Return the true and false positive rate over all folds, each judged by the detector that never saw it.
+
+    Args:
+        forget: Ratios of the forget items under the detector fitted without fold 0, without fold 1, ...
+        retain: Those of the retain items.
+        forget_fold: Fold of each forget item.
+        retain_fold: Fold of each retain item.
+        rate: As in `order_statistic`.
+    """
+    caught, refused = 0, 0
+    for fold in range(len(forget)):
+        alpha = order_statistic(retain[fold][retain_fold != fold], rate)
+        caught += int((forget[fold][forget_fold == fold] <= alpha).sum())
+        refused += int((retain[fold][retain_fold == fold] <= alpha).sum())
+    return caught / forget.shape[1], refused / retain.shape[1]

@@ -1,0 +1,276 @@
+"""Unlearning losses as plain functions of tensors, all written to be minimised.
+
+Every likelihood loss takes `AnswerNLL` values, and the only maker of those is `answer_nll`, which applies the
+log-softmax. So no loss can be fed raw-logit differences, sums and means cannot be confused, and a frozen reference
+model is run once and kept as one number per row.
+
+    ell[b, t] = -log softmax(logits[b, t-1])[ids[b, t]]        nats; only where answer[b, t]
+    S_b = sum_t ell,  n_b = number of answer tokens,  m_b = S_b / n_b
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hooked.errors import VestigeError
+
+Reduction = Literal["mean", "token"]
+
+
+@dataclass(frozen=True)
+class AnswerNLL:
+    """Negative log-likelihood of the answer tokens of each row, in nats. Build it with `answer_nll`.
+
+    Args:
+        total: S, the sum over the answer tokens of a row.
+        count: n, the number of answer tokens of a row, at least 1.
+    """
+
+    total: Float[Tensor, " batch"]
+    count: Int[Tensor, " batch"]
+
+    @property
+    def mean(self) -> Float[Tensor, " batch"]:
+        """m = S / n, so that `exp(-m)` is the length-normalised probability of the answer."""
+        return self.total / self.count
+
+    def detach(self) -> AnswerNLL:
+        """Return the same values cut from the graph, e.g. those of a frozen reference model."""
+        return AnswerNLL(self.total.detach(), self.count)
+
+    def __getitem__(self, rows: Tensor | slice) -> AnswerNLL:
+        """Select rows, so that reference values computed once can be looked up per batch."""
+        return AnswerNLL(self.total[rows], self.count[rows])
+
+
+def answer_nll(
+    logits: Float[Tensor, "batch pos d_vocab"], ids: Int[Tensor, "batch pos"], answer: Bool[Tensor, "batch pos"]
+) -> AnswerNLL:
+    """Score the answer tokens of each row: logits at position t-1 predict token t.
+
+    Only the selected positions are read, so padding changes neither the value nor the gradient, even where its logits
+    are NaN. Logits narrower than float32 are widened first.
+
+    Args:
+        logits: Next-token logits, in nats up to a constant per position.
+        ids: Token ids; only those under `answer` must be real.
+        answer: True on answer tokens; False at position 0, which nothing predicts.
+
+    Raises:
+        VestigeError: Shapes differ, `answer` is not boolean or marks position 0, a row has no answer token, or an
+            answer id is outside the vocabulary (a label of -100 would otherwise count as a loss of 0).
+    """
+    _check_answer(logits, ids, answer)
+    predicts, targets = answer[:, 1:], ids[:, 1:]
+    chosen, labels = _at_least_float32(logits[:, :-1][predicts]), targets[predicts].long()
+    outside = (labels < 0) | (labels >= logits.shape[-1])
+    if outside.any():
+        bad = int(labels[outside][0])
+        raise VestigeError(f"answer token ids must be in 0..{logits.shape[-1] - 1}, got {bad}; mask it out of `answer`")
+    per_token = chosen.new_zeros(predicts.shape)
+    per_token[predicts] = F.cross_entropy(chosen, labels, reduction="none")
+    return AnswerNLL(per_token.sum(-1), answer.sum(-1))
+
+
+def predicting(answer: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+    """Mark the positions whose logits predict an answer token, i.e. `answer` moved one step to the left."""
+    return F.pad(answer[:, 1:], (0, 1), value=False)
+
+
+def cross_entropy(nll: AnswerNLL, *, reduction: Reduction = "mean") -> Float[Tensor, ""]:
+    """Average the answer NLL, in nats per token.
+
+    Args:
+        nll: From `answer_nll`.
+        reduction: `mean` averages the row means, `mean_b m_b`, so that every answer weighs the same. `token` is `sum
+            S_b / sum n_b`, what Hugging Face `.loss` returns, where long answers weigh more.
+    """
+    if reduction == "mean":
+        return nll.mean.mean()
+    if reduction == "token":
+        return nll.total.sum() / nll.count.sum()
+    raise VestigeError(f"reduction must be 'mean' or 'token', got {reduction!r}")
+
+
+def gradient_ascent_loss(forget: AnswerNLL, *, reduction: Reduction = "mean") -> Float[Tensor, ""]:
+    """Return `-CE(forget)`: unbounded below, so the training loop needs a stop.
+
+    Source:
+        Yao, Xu, Liu, *Large Language Model Unlearning*, arXiv:2310.10683, first term.
+    """
+    return -cross_entropy(forget, reduction=reduction)
+
+
+def gradient_difference_loss(
+    forget: AnswerNLL, retain: AnswerNLL, *, gamma: float = 1.0, alpha: float = 1.0, reduction: Reduction = "mean"
+) -> Float[Tensor, ""]:
+    """Return `-gamma CE(forget) + alpha CE(retain)`.
+
+    Source:
+        Maini et al., *TOFU*, arXiv:2401.06121. The release averages over tokens (`reduction="token"`).
+    """
+    return gamma * gradient_ascent_loss(forget, reduction=reduction) + alpha * cross_entropy(
+        retain, reduction=reduction
+    )
+
+
+def npo_loss(forget: AnswerNLL, reference: AnswerNLL, *, beta: float = 0.1) -> Float[Tensor, ""]:
+    """Return `-(2/beta) mean_b log sigmoid(beta (S_b - S0_b))`, on sums over answer tokens.
+
+    The gradient is that of `-mean_b S_b` with row b weighted by `2 sigmoid(-beta (S_b - S0_b))`: 1 at the start, 0 once
+    the answer is unlikely. The value starts at `(2/beta) log 2`.
+
+    Args:
+        forget: The forget rows under the model in training.
+        reference: The same rows under the frozen original; no gradient flows into it.
+        beta: Above 0; towards 0 the loss becomes gradient ascent on sums.
+
+    Raises:
+        VestigeError: `beta` is not above 0, or the rows do not match.
+
+    Source:
+        Zhang, Lin, Bai, Mei, *Negative Preference Optimization*, arXiv:2404.05868.
+    """
+    beta = _positive(beta)
+    _check_same_rows("reference", reference, forget)
+    return -(2 / beta) * F.logsigmoid(beta * (forget.total - reference.total.detach())).mean()
+
+
+def idk_nll_loss(
+    idk: AnswerNLL, retain: AnswerNLL | None = None, *, reduction: Reduction = "mean"
+) -> Float[Tensor, ""]:
+    """Return `CE(idk) + CE(retain)`, where `idk` scores a refusal such as "I don't know" after the forget questions.
+
+    Source:
+        Maini et al., *TOFU*, arXiv:2401.06121.
+    """
+    loss = cross_entropy(idk, reduction=reduction)
+    return loss if retain is None else loss + cross_entropy(retain, reduction=reduction)
+
+
+def idk_dpo_loss(
+    idk: AnswerNLL,
+    forget: AnswerNLL,
+    *,
+    reference_idk: AnswerNLL,
+    reference_forget: AnswerNLL,
+    beta: float = 0.1,
+    scale: Literal["2/beta", "1"] = "2/beta",
+) -> Float[Tensor, ""]:
+    """Prefer a refusal over the answer: `-scale mean_b log sigmoid(beta Delta_b)`, on sums over answer tokens.
+
+    `Delta = (S0 - S)(idk) - (S0 - S)(forget)`, 0 at the start.
+
+    Args:
+        idk: Refusals under the model in training.
+        forget: The true answers to the same questions, row by row.
+        reference_idk: The refusals under the frozen original; no gradient flows into it.
+        reference_forget: The answers under the frozen original; likewise.
+        beta: Above 0.
+        scale: `2/beta` (open-unlearning, ConceptVectors) or `1` (TOFU). Gradients differ by `2/beta`, so learning rates
+            do not transfer.
+
+    Raises:
+        VestigeError: `beta` is not above 0, the rows do not match, or `scale` is unknown.
+
+    Source:
+        Maini et al., *TOFU*, arXiv:2401.06121, after Rafailov et al., arXiv:2305.18290.
+    """
+    beta = _positive(beta)
+    if scale not in ("2/beta", "1"):
+        raise VestigeError(f"scale must be '2/beta' or '1', got {scale!r}")
+    _check_same_rows("reference_idk", reference_idk, idk)
+    _check_same_rows("reference_forget", reference_forget, forget)
+    if idk.total.shape != forget.total.shape:
+        raise VestigeError(
+            f"each forget row needs one refusal, got {len(idk.total)} refusals for {len(forget.total)} rows"
+        )
+    gain_idk = reference_idk.total.detach() - idk.total
+    gain_forget = reference_forget.total.detach() - forget.total
+    loss = -F.logsigmoid(beta * (gain_idk - gain_forget)).mean()
+    return loss * (2 / beta) if scale == "2/beta" else loss
+
+
+def kl_retain(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    reference_logits: Float[Tensor, "batch pos d_vocab"],
+    mask: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, ""]:
+    """Average the forward divergence `KL(p0 || p)` over the masked positions of all rows together, in nats.
+
+    Args:
+        logits: Of the model in training, on retain text.
+        reference_logits: Of the frozen original on the same tokens; no gradient flows into it.
+        mask: Positions to compare: the real tokens (`batch.mask`), or `predicting(batch.answer)` for the answers alone.
+            TOFU and open-unlearning average over padding too, which this deliberately does not.
+
+    Raises:
+        VestigeError: Shapes differ, `mask` is not boolean, or a row has no masked position.
+
+    Source:
+        Maini et al., *TOFU*, arXiv:2401.06121.
+    """
+    if logits.shape != reference_logits.shape:
+        raise VestigeError(
+            f"logits {_shape(logits)} and reference logits {_shape(reference_logits)} must have one shape"
+        )
+    _check_mask("mask", logits, mask)
+    log_p = _at_least_float32(logits[mask]).log_softmax(-1)
+    log_p0 = _at_least_float32(reference_logits.detach()[mask]).log_softmax(-1)
+    return F.kl_div(log_p, log_p0, reduction="none", log_target=True).sum(-1).mean()
+
+
+def _check_answer(logits: Tensor, ids: Tensor, answer: Tensor) -> None:
+    if ids.shape != answer.shape:
+        raise VestigeError(f"ids {_shape(ids)} and answer mask {_shape(answer)} must have one shape")
+    _check_mask("answer", logits, answer)
+    if answer[:, 0].any():
+        row = int(answer[:, 0].nonzero()[0])
+        raise VestigeError(
+            f"row {row} marks position 0 as answer, but nothing predicts it; prepend a prompt or BOS token"
+        )
+
+
+def _check_mask(name: str, logits: Tensor, mask: Tensor) -> None:
+    if logits.ndim != 3 or mask.shape != logits.shape[:2]:
+        raise VestigeError(
+            f"logits must be [batch pos d_vocab] and {name} [batch pos], got {_shape(logits)} and {_shape(mask)}"
+        )
+    if mask.dtype != torch.bool:
+        raise VestigeError(f"{name} must be a boolean mask, got {mask.dtype}")
+    if len(mask) == 0:
+        raise VestigeError("a loss needs at least one row, got an empty batch")
+    empty = (~mask.any(-1)).nonzero().flatten().tolist()
+    if empty:
+        raise VestigeError(f"`{name}` marks nothing in row {empty[0]} of {len(mask)}; drop that row or mend its mask")
+
+
+def _check_same_rows(name: str, reference: AnswerNLL, current: AnswerNLL) -> None:
+    # A single reference row would broadcast silently, and equal shapes over different tokens would compare unrelated
+    # answers.
+    if reference.count.shape != current.count.shape or not torch.equal(reference.count, current.count):
+        raise VestigeError(
+            f"{name} must score the same answer tokens: it has {reference.count.tolist()} per row, "
+            f"the model in training {current.count.tolist()}"
+        )
+
+
+def _positive(beta: float) -> float:
+    if not 0 < beta < inf:
+        raise VestigeError(f"beta must be a finite number above 0, got {beta}")
+    return beta
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _shape(values: Tensor) -> list[int]:
+    return list(values.shape)

@@ -1,0 +1,130 @@
+"""How much a vector is about something, read from its logits alone. Both scores ignore the vector's norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probes.vocabulary import default_k, project_to_vocabulary
+
+Score = Callable[[Float[Tensor, "n d_model"]], Float[Tensor, " n"]]
+
+_CHUNK = 256
+_VOCAB_CHUNK = 16_384
+
+
+@dataclass(frozen=True)
+class LexiconScore:
+    """How high a vector ranks the tokens of a lexicon: the weighted mean of `-log((r + 1/2) / (n + 1))`, in nats.
+
+    `r` is a lexicon token's rank among the `n` tokens outside the lexicon (the number of those with a larger logit,
+    ties counted half), so that lexicon tokens do not push each other down. A token at a random place is worth 1 nat in
+    the mean, one that leads the vocabulary `log(2n + 2)`; this is Fisher's combination of the ranks' own p-values,
+    which rewards the published top-k overlap but has no ties and no cliff at k.
+
+    Args:
+        W_U: Unembedding.
+        weights: Weight of each token, 0 outside the lexicon, summing to 1.
+    """
+
+    W_U: Float[Tensor, "d_model d_vocab"]
+    weights: Float[Tensor, " d_vocab"]
+
+    @torch.no_grad()
+    def __call__(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
+        """Score vectors of any norm; a zero vector gets `log 2`, less than chance."""
+        parts = [self._chunk(vectors[i : i + _CHUNK]) for i in range(0, len(vectors), _CHUNK)]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
+
+    def _chunk(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
+        W_U, ids = self.W_U, self.weights.nonzero().flatten()
+        wide = torch.promote_types(W_U.dtype, torch.float32)
+        rows = vectors.to(W_U.device, wide)
+        inside = rows @ W_U[:, ids.to(W_U.device)].to(wide)
+        ranks = torch.zeros(inside.shape, dtype=torch.float64, device=W_U.device)
+        for start in range(0, W_U.shape[1], _VOCAB_CHUNK):
+            logits = rows @ W_U[:, start : start + _VOCAB_CHUNK].to(wide)
+            here = ids[(ids >= start) & (ids < start + logits.shape[1])] - start
+            # NaN compares false with everything, which takes the lexicon's own tokens out of the count.
+            logits[:, here.to(logits.device)] = torch.nan
+            for column in range(len(ids)):
+                one = inside[:, column, None]
+                ranks[:, column] += (logits > one).sum(-1) + 0.5 * (logits == one).sum(-1)
+        n = W_U.shape[1] - len(ids)
+        surprise = -((ranks + 0.5) / (n + 1)).log()
+        return (surprise @ self.weights[ids].to(surprise)).cpu()
+
+
+@dataclass(frozen=True)
+class CoherenceScore:
+    """How alike the top tokens of a vector are: the mean cosine over pairs of their embeddings.
+
+    Args:
+        W_U: Unembedding, which says what the top tokens are.
+        W_E: Embedding, in which they are compared.
+        k: Number of top tokens; `default_k(d_vocab)` when None.
+    """
+
+    W_U: Float[Tensor, "d_model d_vocab"]
+    W_E: Float[Tensor, "d_vocab d_model"]
+    k: int | None = None
+
+    @torch.no_grad()
+    def __call__(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
+        """Score vectors of any norm; a zero vector, which has no top tokens, gets -1."""
+        k = max(2, default_k(self.W_U.shape[1])) if self.k is None else self.k
+        ids = project_to_vocabulary(vectors, self.W_U, k=k, chunk=_CHUNK, vocab_chunk=_VOCAB_CHUNK).ids.to(
+            self.W_E.device
+        )
+        total = torch.zeros(len(ids), self.W_E.shape[1], dtype=torch.float64, device=self.W_E.device)
+        squares = torch.zeros(len(ids), dtype=torch.float64, device=self.W_E.device)
+        for column in ids.clamp(min=0).T:
+            unit = torch.nn.functional.normalize(self.W_E[column].double(), dim=-1)
+            total += unit
+            squares += unit.square().sum(-1)
+        # Over the pairs of k unit vectors: |sum|^2 = sum of squares + 2 (sum over pairs).
+        score = (total.square().sum(-1) - squares) / (k * (k - 1))
+        return torch.where(ids[:, 0] >= 0, score, -1.0).cpu() if len(ids) else score.cpu()
+
+
+def null_scores(score: Score, d_model: int, *, draws: int, seed: int) -> Float[Tensor, " draws"]:
+    """Return the scores of random directions, sorted.
+
+    The directions are isotropic. Both scores are the same for a vector and for any positive multiple of it, so these
+    are at the same time the scores of random directions with the norm of whichever neuron they are compared with.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found = [
+        score(torch.randn(min(_CHUNK, draws - start), d_model, generator=generator)).double()
+        for start in range(0, draws, _CHUNK)
+    ]
+    return torch.cat(found).sort().values
+
+
+def p_values(scores: Float[Tensor, " n"], null: Float[Tensor, " draws"]) -> Float[Tensor, " n"]:
+    """Return `(1 + number of null scores at least as high) / (1 + draws)` for each score; `null` is sorted upwards."""
+    below = torch.searchsorted(null, scores.double(), right=False)
+    return (1.0 + len(null) - below.double()) / (1.0 + len(null))
+
+
+def adjusted(p: Float[Tensor, " n"], *, method: str) -> Float[Tensor, " n"]:
+    """Correct p-values for the number of tests: `bh` (false discovery rate), `bonferroni` (any false hit), or `none`.
+
+    Source:
+        Benjamini and Hochberg 1995 for `bh`.
+    """
+    n = len(p)
+    if method == "none" or n == 0:
+        return p.clone()
+    if method == "bonferroni":
+        return (p * n).clamp(max=1.0)
+    order = p.argsort(stable=True)
+    stepped = p[order] * n / torch.arange(1, n + 1, dtype=p.dtype)
+    smallest = stepped.flip(0).cummin(0).values.flip(0).clamp(max=1.0)
+    out = torch.empty_like(p)
+    out[order] = smallest
+    return out

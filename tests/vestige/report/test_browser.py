@@ -1,0 +1,171 @@
+"""The page in headless Chromium: no script, no request, no error, no sideways scroll; readable when printed."""
+
+import base64
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vestige.report import write_report
+
+from .sample import HOSTILE, sample_report
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Open the sample report in a browser that this fixture starts and ends."""
+    browser = next((found for name in _BROWSERS if (found := shutil.which(name))), None)
+    chromedriver = shutil.which("chromedriver")
+    if browser is None or chromedriver is None:
+        pytest.skip("no Chromium here: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    folder = tmp_path_factory.mktemp("browser")
+    write_report(sample_report(), folder)
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (*_FLAGS, f"--user-data-dir={folder / 'profile'}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "localhost,127.0.0.1")
+        opened = webdriver.Chrome(options=options, service=Service(chromedriver))
+        try:
+            opened.execute_cdp_cmd("Network.enable", {})
+            opened.get((folder / "report.html").as_uri())
+            yield opened
+        finally:
+            opened.quit()
+
+
+@pytest.fixture(autouse=True)
+def _as_opened(driver: Any) -> Iterator[None]:
+    """Give every test the page as it was, and put back what the test changed."""
+    yield
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+def _resize(driver: Any, width: int) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def _open_all(driver: Any) -> None:
+    driver.execute_script("for (const e of document.querySelectorAll('details')) e.open = true")
+
+
+def test_nothing_ran_and_nothing_was_asked_for(driver: Any) -> None:
+    _open_all(driver)
+    entries = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in entries if e["method"] == "Network.requestWillBeSent"]
+    assert asked, "the log must hold at least the page itself"
+    # Chromium's own start page asks for chrome:// pages before ours is opened.
+    outside = [url for url in asked if not url.startswith(("data:", "chrome://"))]
+    assert outside == [driver.current_url]
+    assert driver.get_log("browser") == []
+    assert driver.execute_script("return typeof window.pwned") == "undefined"
+
+
+def test_model_output_is_visible_as_text(driver: Any) -> None:
+    shown = driver.execute_script("return [...document.querySelectorAll('.said')].map(e => e.textContent)")
+    assert any(HOSTILE[:31] in text for text in shown)
+    assert (
+        driver.execute_script("return document.querySelectorAll('script, img, main b:not(.num, td > b)').length") == 0
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 360, 390, 736, 800, 1280])
+def test_no_sideways_scroll(driver: Any, width: int, scheme: str) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen", "features": features})
+    _resize(driver, width)
+    _open_all(driver)
+    wide, inner = driver.execute_script("return [document.scrollingElement.scrollWidth, innerWidth]")
+    assert inner == width
+    assert wide <= inner
+
+
+def test_wide_tables_scroll_in_their_own_box(driver: Any) -> None:
+    _resize(driver, 360)
+    box = "document.querySelector('#numbers .scroll')"
+    held, visible = driver.execute_script(f"return [{box}.scrollWidth, {box}.clientWidth]")
+    assert held > visible
+    left = f"{box}.scrollLeft = 200; return {box}.querySelector('tbody th[scope=row]').getBoundingClientRect().left"
+    assert 0 <= driver.execute_script(left) < 40, "the name of the check stays in view"
+
+
+def test_dark_and_light_differ(driver: Any) -> None:
+    seen = []
+    for scheme in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen", "features": features})
+        seen.append(driver.execute_script("return getComputedStyle(document.body).backgroundColor"))
+    assert seen == ["rgb(246, 246, 243)", "rgb(18, 23, 26)"]
+
+
+def test_headings_and_landmarks(driver: Any) -> None:
+    titles = driver.execute_script("return [...document.querySelectorAll('h1, h2')].map(e => e.textContent)")
+    assert titles[0].startswith("After being made to forget")
+    assert titles[1:] == [
+        "At a glance",
+        "Verdicts",
+        "All numbers",
+        "Layer by layer",
+        "Concept vectors",
+        "Example answers",
+        "How to read each number",
+        "Provenance",
+    ]
+    assert driver.execute_script("return document.querySelectorAll('main, nav, footer, body > header').length") == 4
+    spoken = "return [...document.querySelectorAll('svg[role=img]')].every(e => e.getAttribute('aria-label'))"
+    assert driver.execute_script(spoken)
+
+
+def test_a_link_to_an_explanation_opens_it(driver: Any) -> None:
+    driver.execute_script("for (const e of document.querySelectorAll('#guide details')) e.open = false")
+    driver.execute_script("document.querySelector('.numbers tbody th a').click()")
+    assert driver.execute_script("return document.querySelector('#guide details').open")
+
+
+def test_print_shows_everything_on_white(driver: Any) -> None:
+    driver.execute_script("for (const e of document.querySelectorAll('details')) e.open = false")
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    # A4 landscape inside its margins is about 1047 CSS pixels wide: the main table has to fit.
+    _resize(driver, 1047)
+    state = driver.execute_script(
+        """return {
+            paper: getComputedStyle(document.body).backgroundColor,
+            nav: getComputedStyle(document.querySelector('nav')).display,
+            closed: [...document.querySelectorAll('details .inside')].map(e => e.getBoundingClientRect().height),
+            table: document.querySelector('.numbers').scrollWidth,
+        }"""
+    )
+    assert state["paper"] == "rgb(255, 255, 255)"
+    assert state["nav"] == "none"
+    assert min(state["closed"]) > 20
+    assert state["table"] <= 1047
+    pdf = base64.b64decode(driver.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
+    assert pdf.startswith(b"%PDF")
+
+
+def test_the_page_is_small(tmp_path: Path) -> None:
+    write_report(sample_report(), tmp_path)
+    assert (tmp_path / "report.html").stat().st_size < 250_000
