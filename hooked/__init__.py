@@ -1,4 +1,4 @@
-"""The core: a model whose activations and weights can be read, edited and restored. Knows models and data, and no method."""
+"""The core: a model whose activations and weights can be read, edited and restored. It knows models and data only."""
 
 from hooked.cache import ActivationCache
 from hooked.data import Item, UnlearnData, load_data

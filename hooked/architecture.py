@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -63,7 +64,8 @@ def architecture_adapter(model: nn.Module) -> Any:
     if type(adapter).__name__ == "NeoxArchitectureAdapter":
         # Only looks up whether the head is called embed_out or lm_head; other adapters' preparation changes the model.
         adapter.prepare_model(model)
-    missing = [part for part in ("embed", "blocks", "unembed") if part not in adapter.component_mapping]
+    parts = adapter.component_mapping or {}
+    missing = [part for part in ("embed", "blocks", "unembed") if part not in parts]
     if missing:
         raise VestigeError(
             f"{family} has no '{missing[0]}', so it is not a decoder-only language model; "
@@ -125,6 +127,11 @@ class _Builder:
             self._walk(f"{prefix}.{name}", self._join(path, child.name), child)
         if block.hook_aliases.get("hook_resid_mid") is None:
             self.absent["hook_resid_mid"] = _PARALLEL
+        elif f"{prefix}.hook_resid_mid" in self.taps:
+            self.taps[f"{prefix}.hook_resid_mid"] = replace(self.taps[f"{prefix}.hook_resid_mid"], carry=path)
+        for raw, added in (("attn.hook_out", "hook_attn_out"), ("mlp.hook_out", "hook_mlp_out")):
+            if f"{prefix}.{raw}" not in self.taps and f"{prefix}.{added}" in self.taps:
+                self.aliases.setdefault(f"{prefix}.{raw}", f"{prefix}.{added}")
         for kind, alias in block.hook_aliases.items():
             if f"{prefix}.{kind}" not in self.taps and kind not in self.absent:
                 self.absent[kind] = (
@@ -233,7 +240,7 @@ class _Builder:
 
 
 def _columns_of(owner: nn.Module, fused: str, split: Any, part: int) -> slice | Tensor:
-    """Find which output columns of a fused projection form one part, by splitting a stand-in that holds their numbers."""
+    """Find which columns of a fused projection form one part, by splitting a stand-in that holds their numbers."""
     projection = innermost(owner.get_submodule(fused))
     weight: Tensor = projection.weight
     transposed = is_transposed(projection)

@@ -83,12 +83,17 @@ def geometry_of_bridge(bridge: Any) -> Geometry:
 
 def _bridge_taps(plain: SiteMap, inner: Mapping[str, nn.Module]) -> dict[str, Tap]:
     """Put every site on the bridge's own hook point; patterns are materialised there."""
-    natives = {canonical: native for native, canonical in plain.aliases.items() if ".hook_" in native}
+    natives: dict[str, str] = {}
+    for native, canonical in plain.aliases.items():
+        if ".hook_" in native:
+            natives.setdefault(canonical, native)
     taps = {}
     for name, tap in plain.taps.items():
         path = next((p for p in (natives.get(name), name) if p in inner), None)
         if path is not None:
-            taps[name] = Tap(path, "output", d_head=tap.d_head)
+            # The hook point at the end of the block, whose input the native block computed.
+            carry = f"{name.rsplit('.', 1)[0]}.hook_out" if tap.carry is not None else None
+            taps[name] = Tap(path, "output", d_head=tap.d_head, carry=carry)
     return taps | {name: Tap(name, "output") for name in sorted(plain.read_only) if name in inner}
 
 

@@ -31,7 +31,7 @@ class ActivationCache(Mapping[str, Tensor]):
     def __getitem__(self, key: SiteLike | tuple[Any, ...]) -> Tensor:
         if isinstance(key, tuple) and len(key) == 3:
             key = (str(key[0]), int(key[1]))
-        name = self._sites.resolve(key)  # type: ignore[arg-type]
+        name = self._sites.resolve(key)
         if name not in self._entries:
             raise VestigeError(f"'{name}' was not recorded; recorded sites are {', '.join(self._entries) or 'none'}")
         if name in self._checksums and checksum(self._entries[name]) != self._checksums[name]:
@@ -69,9 +69,8 @@ class ActivationCache(Mapping[str, Tensor]):
         """Return a cache of a single prompt without its batch axis."""
         wrong = [k for k, v in self._entries.items() if v.shape[0] != 1]
         if wrong:
-            raise VestigeError(
-                f"only a batch of one has a batch axis to remove; '{wrong[0]}' has {self._entries[wrong[0]].shape[0]} rows"
-            )
+            rows = len(self._entries[wrong[0]])
+            raise VestigeError(f"only a batch of one has a batch axis to remove; '{wrong[0]}' has {rows} rows")
         return ActivationCache({k: v[0] for k, v in self._entries.items()}, self._sites, checksums=self._checksums)
 
     def stack(self, kind: str) -> Tensor:

@@ -126,14 +126,14 @@ def _at_positions(activation: Tensor, pos_slice: PosSlice, name: str) -> Tensor:
     # Patterns are [batch, head, query, key]: the positions are the queries.
     axis = 2 if name.endswith("hook_pattern") else 1
     size = activation.shape[axis]
-    every = (slice(None),) * axis
+    moved = activation.movedim(axis, 1)
     if isinstance(pos_slice, slice):
         if not range(size)[pos_slice]:
             raise VestigeError(f"pos_slice {pos_slice} picks none of the {size} positions of '{name}'")
-        return activation[(*every, pos_slice)]
+        return moved[:, pos_slice].movedim(1, axis)
     positions = [pos_slice] if isinstance(pos_slice, int) else list(pos_slice or ())
     wrong = [p for p in positions if not -size <= p < size]
     if wrong or not positions:
         what = f"names position {wrong[0]}" if wrong else "is empty"
         raise VestigeError(f"pos_slice {what}, but '{name}' has {size} positions")
-    return activation[(*every, positions)]
+    return moved[:, positions].movedim(1, axis)

@@ -9,13 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hooked.effective import effective_weight
+
 
 @dataclass(frozen=True)
 class Decoder:
     """Turns residuals into logits as the model's own last step does.
 
-    Modules are called without anybody's hooks. `frozen()` gives a copy that later weight edits do not reach, which is what makes a lens of an
-    unlearned model comparable with the original's.
+    Modules are called without anybody's hooks. `frozen()` gives a copy that later weight edits do not reach, which is
+    what makes a lens of an unlearned model comparable with the original's.
 
     Args:
         norm: The final norm; None where the architecture has none.
@@ -49,8 +51,7 @@ class Decoder:
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
         """The unembedding matrix, without final norm or bias."""
-        weight: Tensor = self.head.weight
-        return weight.detach().T
+        return effective_weight(self.head, "unembed").T
 
     def frozen(self) -> Decoder:
         """Return a decoder with its own copy of the weights."""

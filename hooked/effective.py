@@ -21,7 +21,7 @@ def is_transposed(module: nn.Module) -> bool:
 
 
 def effective_weight(module: nn.Module, what: str) -> Tensor:
-    """Return a module's weight with its active adapters merged in: the parameter itself, detached, where there are none.
+    """Return a module's weight with its active adapters merged in: the parameter itself where there are none.
 
     Args:
         module: A linear layer or embedding, plain or wrapped by PEFT.

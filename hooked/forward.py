@@ -69,8 +69,8 @@ def run(
     """Run one chunk with everything attached: the view's edits, the caller's, then the recorder.
 
     Raises:
-        VestigeError: A site does not exist, is not reached, never fires, or an edit misbehaves; ids or positions lie outside
-            the model's tables.
+        VestigeError: A site does not exist, is not reached, never fires, or an edit misbehaves; ids or positions lie
+            outside the model's tables.
     """
     sites, request = model.site_map, chunk.request
     # A view's edits after the stop have no effect on what is read; a caller's are a mistake, which `plan` refuses.

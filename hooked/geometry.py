@@ -110,8 +110,8 @@ def geometry_of(model: Any) -> Geometry:
     """Find the parts of a Hugging Face model, a PEFT-wrapped one, or a TransformerBridge.
 
     Raises:
-        VestigeError: It is none of these, its modules were renamed by a bridge and the bridge itself was not given, or the
-            architecture is unknown.
+        VestigeError: It is none of these, its modules were renamed by a bridge and the bridge itself was not given, or
+            the architecture is unknown.
     """
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise VestigeError(
@@ -131,7 +131,8 @@ def geometry_of(model: Any) -> Geometry:
         raise VestigeError("hooks do not reach into a compiled model; pass the model as it was before torch.compile")
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         raise VestigeError("prompt-learning adapters add positions of their own; only weight adapters can be hooked")
-    root: nn.Module = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = getattr(model, "get_base_model", None)
+    root: nn.Module = model if base is None else base()
     adapter = architecture_adapter(root)
     return Geometry(
         model=model,

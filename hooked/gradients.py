@@ -29,7 +29,8 @@ def gradients(
     live: dict[str, Tensor] = {}
 
     def keep(activation: Tensor, hook: HookContext) -> Tensor:
-        # The pass continues from this tensor, so that the metric depends on it even where no parameter needs a gradient.
+        # The pass continues from this tensor, so that the metric depends on it even where no parameter needs a
+        # gradient.
         live[hook.name] = activation if activation.requires_grad else activation.detach().requires_grad_()
         return live[hook.name]
 

@@ -26,8 +26,8 @@ class Request:
         step: True where the logits answer a decoding step: from each row's last prompt token on.
         offset: Number of cached positions before the chunk; 0 for a prefill or a full forward.
         ids: Token ids of the current chunk.
-        state: Free for edits that carry something along a generation; a new dict for every top-level call. Decoding without
-            a KV cache runs the whole text at every step, so there it is new at every step.
+        state: Free for edits that carry something along a generation; a new dict for every top-level call. Decoding
+            without a KV cache runs the whole text at every step, so there it is new at every step.
         decided: What gates said about the prompt; it stands for the whole call.
     """
 
@@ -64,7 +64,7 @@ class HookContext:
 
 
 class Edit(Protocol):
-    """`fn(activation, hook) -> replacement or None`, TransformerLens' own hook signature; `hook` is passed as a keyword."""
+    """`fn(activation, hook) -> replacement or None`, as in TransformerLens; `hook` is passed as a keyword."""
 
     def __call__(self, activation: Tensor, /, hook: HookContext) -> Tensor | None: ...
 
@@ -118,36 +118,52 @@ def attached(model: nn.Module, attachments: Sequence[Attachment]) -> Iterator[No
     handles: list[RemovableHandle] = []
     try:
         for attachment in attachments:
-            handles.append(_register(model.get_submodule(attachment.tap.module), attachment))
+            handles += _register(model, attachment)
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _register(module: nn.Module, attachment: Attachment) -> RemovableHandle:
-    if attachment.tap.side == "output":
+def _register(model: nn.Module, attachment: Attachment) -> list[RemovableHandle]:
+    tap, module = attachment.tap, model.get_submodule(attachment.tap.module)
+    change: list[Tensor] = []
 
-        def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            return _on_output(attachment, output)
+    def show(whole: Tensor) -> Tensor | None:
+        replaced = _run(attachment, whole)
+        # Cleared first: a pass that was stopped half way leaves its change behind.
+        change[:] = [] if replaced is None or replaced is whole else [replaced - whole]
+        return replaced
 
-        return module.register_forward_hook(after)
+    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return _on_output(attachment, output, show)
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _on_input(attachment, args, kwargs)
+        return _on_input(attachment, args, kwargs, show)
 
-    return module.register_forward_pre_hook(before, with_kwargs=True)
+    def along(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return _on_output(attachment, output, lambda whole: whole + change.pop().view_as(whole)) if change else None
+
+    handles: list[RemovableHandle] = []
+    if tap.carry is not None and attachment.writes:
+        # First of all hooks there, so that every other one sees the stream as it is after the edit.
+        handles.append(model.get_submodule(tap.carry).register_forward_hook(along, prepend=True))
+    if tap.side == "output":
+        handles.append(module.register_forward_hook(after))
+    else:
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+    return handles
 
 
-def _on_output(attachment: Attachment, output: Any) -> Any:
+def _on_output(attachment: Attachment, output: Any, show: Callable[[Tensor], Tensor | None]) -> Any:
     if isinstance(output, Tensor):
-        return _run(attachment, output)
+        return show(output)
     element = attachment.tap.element
     items = list(output.values()) if isinstance(output, Mapping) else output
     value = items[element] if isinstance(items, tuple | list) and len(items) > element else None
     if not isinstance(value, Tensor):
         raise VestigeError(_no_tensor(attachment, output))
-    replaced = _run(attachment, value)
+    replaced = show(value)
     if replaced is None:
         return None
     if isinstance(output, Mapping):
@@ -167,9 +183,11 @@ def _no_tensor(attachment: Attachment, output: Any) -> str:
     return f"the module behind '{name}' returned {type(output).__name__}, not a tensor, so the site cannot be read"
 
 
-def _on_input(attachment: Attachment, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _on_input(
+    attachment: Attachment, args: tuple[Any, ...], kwargs: dict[str, Any], show: Callable[[Tensor], Tensor | None]
+) -> Any:
     if args and isinstance(args[0], Tensor):
-        replaced = _run(attachment, args[0])
+        replaced = show(args[0])
         return None if replaced is None else ((replaced, *args[1:]), kwargs)
     tensors = [name for name, value in kwargs.items() if isinstance(value, Tensor)]
     name = "hidden_states" if "hidden_states" in tensors else next(iter(tensors), None)
@@ -177,7 +195,7 @@ def _on_input(attachment: Attachment, args: tuple[Any, ...], kwargs: dict[str, A
         raise VestigeError(
             f"the module behind '{attachment.context.name}' was called without a tensor, so the site cannot be read"
         )
-    replaced = _run(attachment, kwargs[name])
+    replaced = show(kwargs[name])
     return None if replaced is None else (args, {**kwargs, name: replaced})
 
 
@@ -204,7 +222,7 @@ def _run(attachment: Attachment, whole: Tensor) -> Tensor | None:
 
 
 def _shaped(part: Tensor, tap: Tap, context: HookContext) -> Tensor:
-    """Give a tensor its site's shape: batch and position apart (some MLPs flatten them), heads apart where it has heads.
+    """Give a tensor its site's shape: batch and position apart (some MLPs flatten them), and heads apart.
 
     Both only split axes, so the result is a view and an edit made in place reaches the model.
     """

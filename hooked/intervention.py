@@ -117,8 +117,8 @@ class Intervention:
     def applied(self, model: HookedModel) -> Iterator[View]:
         """Put the intervention in force.
 
-        Weight deltas change the model's parameters for the length of the block and are then restored bit by bit, also after
-        an exception. Everything else acts only on what is read through the view, and only inside the block.
+        Weight deltas change the model's parameters for the length of the block and are then restored bit by bit, also
+        after an exception. Everything else acts only on what is read through the view, and only inside the block.
 
         Args:
             model: A model, or the view of another intervention, which then stays in force too.
@@ -148,7 +148,13 @@ class Intervention:
 
     @classmethod
     def load(cls, folder: str | Path) -> Intervention:
-        """Read an intervention that `save` wrote. Nothing is unpickled, and only value classes of Vestige's own packages are built."""
+        """Read an intervention that `save` wrote.
+
+        Nothing is unpickled, and only value classes of Vestige's own packages are built.
+
+        Raises:
+            VestigeError: The folder holds no intervention, or a damaged one, or one that names other code.
+        """
         from hooked.persist import load
 
         return load(Path(folder))
@@ -187,7 +193,7 @@ class View(HookedModel):
         self.interventions: tuple[Intervention, ...] = (*earlier, intervention)
 
     def close(self) -> None:
-        """End the view: weights are restored at the same moment, so a later pass would show half of the intervention."""
+        """End the view: weights are restored at this moment, so a later pass would show half of the intervention."""
         self._closed = True
 
     def _check_open(self) -> None:
@@ -199,7 +205,7 @@ class View(HookedModel):
 
     @property
     def raw(self) -> HookedModel:
-        """The same weights with every edit, gate and combiner stripped: what somebody who takes the weights would have."""
+        """The same weights with every edit, gate and combiner stripped: what somebody who takes the weights has."""
         return self._raw
 
     @property
@@ -242,9 +248,8 @@ class View(HookedModel):
             rows = intervention.gate(self.raw, request)
             if not isinstance(rows, Tensor) or rows.shape != (len(request.ids),) or rows.dtype != torch.bool:
                 came = f"{rows.dtype} of shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
-                raise VestigeError(
-                    f"the gate of '{intervention.spec.name}' returned {came}, needed bool of shape ({len(request.ids)},)"
-                )
+                name, needed = intervention.spec.name, f"bool of shape ({len(request.ids)},)"
+                raise VestigeError(f"the gate of '{name}' returned {came}, needed {needed}")
             request.decided[index] = rows
         held: Tensor = request.decided[index]
         return held

@@ -1,8 +1,8 @@
 """Putting weight patches in force and taking them back bit by bit.
 
 While patches are in force, the ledger of a parameter keeps the untouched values of every region they cover. A region is
-always `base + sum of the active deltas`, added in float32 (or wider) and rounded once, so patches may be left in any order
-and the last one out restores the base values bit by bit.
+always `base + sum of the active deltas`, added in float32 (or wider) and rounded once, so patches may be left in any
+order and the last one out restores the base values bit by bit.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def patched(model: nn.Module, patch: WeightPatch) -> Iterator[None]:
     """Put a patch in force and restore the weights bit by bit, whatever happens in between and whichever is left first.
 
     Raises:
-        VestigeError: A parameter does not exist, is shared and `patch.tied` is off, has another shape, or holds no floating
-            point data.
+        VestigeError: A parameter does not exist, is shared and `patch.tied` is off, has another shape, or holds no
+            floating point data.
     """
     entries = [(_LEDGERS.setdefault(id(p), _Ledger(p)), delta) for p, delta in _checked(model, patch)]
     token = object()
@@ -150,7 +150,8 @@ class _Ledger:
             self.weight.data.select(self.axis or 0, line).copy_(_sum_line(base, deltas, line))
 
 
-# A parameter has an entry only while a patch is in force on it; the ledger holds it, so its id cannot be reused meanwhile.
+# A parameter has an entry only while a patch is in force on it; the ledger holds it, so its id cannot be reused
+# meanwhile.
 _LEDGERS: dict[int, _Ledger] = {}
 
 

@@ -1,6 +1,7 @@
 """HookedModel: a Hugging Face causal language model whose activations and weights can be read, edited and restored.
 
-The native forward runs untouched (its attention kernels, KV cache, quantised or adapter weights); sites are reached by hooks on its own modules.
+The native forward runs untouched (its attention kernels, KV cache, quantised or adapter weights); sites are reached by
+hooks on its own modules.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ class HookedModel:
     """A causal language model with sites.
 
     Args:
-        model: A loaded `PreTrainedModel` (fine-tuned, PEFT-wrapped, bf16 or dispatched over devices), or a TransformerLens `TransformerBridge`.
+        model: A loaded `PreTrainedModel` (fine-tuned, PEFT-wrapped, bf16 or dispatched over devices), or a
+            TransformerLens `TransformerBridge`.
         tokenizer: Its tokenizer; only needed for text.
         default_prepend_bos: Whether a BOS is put before text when the tokenizer has one.
 
     Raises:
-        VestigeError: TransformerLens has no adapter for the architecture, or a bridge was booted around the model behind our back.
+        VestigeError: TransformerLens has no adapter for the architecture, or a bridge was booted around the model
+            behind our back.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any = None, *, default_prepend_bos: bool = True) -> None:
@@ -81,13 +84,12 @@ class HookedModel:
         model, found = load_pretrained(
             id_or_path,
             dtype=dtype,
+            device=device,
             device_map=device_map,
             trust_remote_code=trust_remote_code,
             tokenizer=tokenizer,
             **kwargs,
         )
-        if device is not None:
-            model = model.to(device)
         return cls(model, found)
 
     # What the model is.
@@ -176,7 +178,8 @@ class HookedModel:
 
         Args:
             prompts: One text or several.
-            answers: One per prompt; joined to it with one space when neither side has whitespace there, and marked in `answer`.
+            answers: One per prompt; joined to it with one space when neither side has whitespace there, and marked in
+                `answer`.
             padding_side: Where shorter rows are padded; the tokenizer's own setting is never read or changed.
             prepend_bos: One BOS in front, if the tokenizer has one; the model's default when None.
 
@@ -192,7 +195,8 @@ class HookedModel:
         batch = self.tokenize(prompts, prepend_bos=prepend_bos)
         if batch.padded:
             raise VestigeError(
-                "the texts have different lengths, so plain ids would hide the padding; use tokenize(), which keeps the mask"
+                "the texts have different lengths, so plain ids would hide the padding; "
+                "use tokenize(), which keeps the mask"
             )
         return batch.ids
 
@@ -215,7 +219,8 @@ class HookedModel:
         """Turn anything the reading methods accept into a `TokenBatch` on the model's device.
 
         Args:
-            inputs: Text, several texts, an id tensor, a `TokenBatch`, or a mapping with `input_ids` and `attention_mask`.
+            inputs: Text, several texts, an id tensor, a `TokenBatch`, or a mapping with `input_ids` and
+                `attention_mask`.
             prepend_bos: Only for text.
         """
         bos = self.default_prepend_bos if prepend_bos is None else prepend_bos
@@ -252,7 +257,8 @@ class HookedModel:
         Args:
             inputs: Anything `as_batch` takes.
             names_filter: A site, a list of sites, a predicate on canonical names, or None for every site.
-            stop_at_layer: Run only the blocks before this one; the first result is then the residual stream entering it.
+            stop_at_layer: Run only the blocks before this one; the first result is then the residual stream entering
+                it.
             pos_slice: Positions to keep (an int, a list or a slice); columns of the padded batch.
             device: Where activations go; parameters stay.
             dtype: What activations are cast to.
@@ -292,7 +298,7 @@ class HookedModel:
         stop_at_layer: int | None = None,
         prepend_bos: bool | None = None,
     ) -> Any:
-        """Run the model once with hooks `(site or predicate, fn(activation, hook))` in force, applied in the order given."""
+        """Run the model once with hooks `(site or predicate, fn(activation, hook))` in force, in the order given."""
         batch = self.as_batch(inputs, prepend_bos=prepend_bos)
         stop = stop_layer(self, stop_at_layer)
         output = run(self, first_chunk(batch), fwd_hooks=fwd_hooks, stop_at_layer=stop)
@@ -384,7 +390,7 @@ class HookedModel:
     # Weights: raw, layout hidden.
 
     def value_vectors(self, layer: int) -> Float[Tensor, "d_mlp d_model"]:
-        """Return the value vectors of a block's MLP: row j is what neuron j adds to the residual stream per unit of activation.
+        """Return the value vectors of a block's MLP: row j is what neuron j writes per unit of activation.
 
         A view of the parameter where the layout allows it (never folded, never centred); adapters merged in are a copy.
         """
@@ -420,7 +426,7 @@ class HookedModel:
         return self.site_map.part(layer, role)
 
     def weight_name(self, role: str, layer: int | None = None) -> str:
-        """Return the Hugging Face parameter name of a weight, e.g. `weight_name("mlp.out", 3)` or `weight_name("embed")`."""
+        """Return the Hugging Face name of a weight, e.g. `weight_name("mlp.out", 3)` or `weight_name("embed")`."""
         path = self.block_part(layer, role) if layer is not None else self.site_map.weights.get(role)
         if path is None:
             raise VestigeError(f"no part '{role}' outside the blocks; parts are embed, ln_final, unembed")
@@ -441,7 +447,7 @@ class HookedModel:
 
     @property
     def decoder(self) -> Decoder:
-        """Final norm and unembedding of this model; `decoder.frozen()` is a copy that later weight edits do not reach."""
+        """Final norm and unembedding; `decoder.frozen()` is a copy that later weight edits do not reach."""
         return self._geometry.decoder
 
     def final_norm(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
@@ -457,7 +463,7 @@ class HookedModel:
         return self.decoder.lens(resid)
 
     def bridge(self) -> Any:
-        """Return a TransformerLens `TransformerBridge` over a copy of the model, for circuit work; this model stays untouched."""
+        """Return a TransformerLens `TransformerBridge` over a copy of the model, for circuit work."""
         from hooked.bridged import boot
 
         return boot(self._geometry, self.tokenizer)

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from hooked.errors import VestigeError
 from hooked.hooks import Attachment, Edit, HookContext, attached
-from hooked.sites import Tap
 from hooked.ledger import patched
+from hooked.sites import Tap
 from hooked.weights import WeightPatch
 
 Side = Literal["input", "output"]
 
 
 class HookedModule:
-    """Wraps any module; addresses are module paths, optionally followed by `.input` or `.output` (the default).
+    """Wraps any module; an address is the path of a module, optionally followed by `.input` or `.output` (the default).
 
     Args:
         module: The module; it is called as it is.
@@ -65,7 +65,8 @@ class HookedModule:
 
     def _tap(self, address: str) -> Tap:
         path, _, side = address.rpartition(".")
-        if side not in ("input", "output"):
+        # Some models have modules that are called `output`: the path of a module means that module.
+        if side not in ("input", "output") or address in self._paths:
             path, side = address, "output"
         if path not in self._paths:
             near = difflib.get_close_matches(path, self._paths, n=1, cutoff=0.4)

@@ -99,7 +99,7 @@ def bake(intervention: Intervention, model: HookedModel, folder: Path) -> None:
 
 
 def _plain(model: Any) -> Any:
-    """Return a model that saves under its Hugging Face names: itself, or a copy where a bridge has renamed its modules."""
+    """Return a model that saves under its Hugging Face names: itself, or a copy where a bridge has renamed modules."""
     if not any("_original_component" in name for name, _ in model.named_modules()):
         return model
     weights = {name: p.detach() for name, p in parameters_of(model).items()}
@@ -137,7 +137,7 @@ def _encode_object(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
     if not dataclasses.is_dataclass(value) or not _buildable(cls.__module__, cls.__qualname__):
         raise VestigeError(
             f"{where} is a {getattr(value, '__qualname__', cls.__qualname__)!r} without a data form, "
-            "so it cannot be saved; use the edits of hooked, interventions or sae, or keep the function in your own code"
+            "so it cannot be saved; use the edits of interventions or sae, or keep the function in your own code"
         )
     names = [f.name for f in dataclasses.fields(value)]
     fields = {name: _encode(getattr(value, name), tensors, f"{where}.{name}") for name in names}

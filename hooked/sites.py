@@ -53,6 +53,8 @@ class Tap:
         columns: Columns of a fused projection that belong to the site; a slice where they are adjacent, else an index.
         d_head: The last axis is split into `[heads, d_head]` when set.
         element: Which element of a tuple output is meant.
+        carry: Module whose output has to change along with an edit here: the middle of the residual stream is found
+            where the MLP reads it, while the stream itself goes past.
     """
 
     module: str
@@ -60,6 +62,7 @@ class Tap:
     columns: slice | Int[Tensor, " width"] | None = None
     d_head: int | None = None
     element: int = 0
+    carry: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,8 @@ class SiteMap:
     def resolve(self, site: SiteLike) -> str:
         """Return the canonical spelling of a site.
 
-        Accepts the legacy and bridge-native TransformerLens spellings, `"resid_post.5"`, `("resid_post", 5)`, and the path
-        of a Hugging Face module followed by `.input` or `.output`. Negative layers count from the end.
+        Accepts the legacy and bridge-native TransformerLens spellings, `"resid_post.5"`, `("resid_post", 5)`, and the
+        path of a Hugging Face module followed by `.input` or `.output`. Negative layers count from the end.
 
         Raises:
             VestigeError: The model has no such site; the message lists near matches.

@@ -15,7 +15,8 @@ from hooked.errors import VestigeError
 class RunningMoments:
     """Count, mean and sum of squared deviations per dimension; every update returns a new value.
 
-    Uses the pairwise update of Chan, Golub and LeVeque (1983), which does not cancel when the mean is large against the spread.
+    Uses the pairwise update of Chan, Golub and LeVeque (1983), which does not cancel when the mean is large against the
+    spread.
 
     Args:
         count: Rows seen.

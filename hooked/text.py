@@ -29,7 +29,7 @@ def as_batch(inputs: Inputs, tokenizer: Any, *, prepend_bos: bool) -> TokenBatch
         return inputs
     if isinstance(inputs, Tensor):
         return from_tensor(inputs, None, tokenizer)
-    if isinstance(inputs, Mapping) or hasattr(inputs, "input_ids"):
+    if isinstance(inputs, Mapping):
         if "input_ids" not in inputs:
             raise VestigeError(f"a mapping of inputs needs 'input_ids', got {', '.join(map(str, inputs)) or 'nothing'}")
         return from_tensor(_tensor(inputs["input_ids"]), _tensor(inputs.get("attention_mask")), tokenizer)
@@ -72,8 +72,8 @@ def encode(
     """Tokenise one prompt and answer together and say which tokens are the answer's.
 
     Both are tokenised as one text, as the model saw them in training, and the boundary comes from character offsets: a
-    token that carries any character of the answer counts as answer. Exactly one BOS is prepended if asked for and if the
-    tokenizer has one.
+    token that carries any character of the answer counts as answer. Exactly one BOS is prepended if asked for and if
+    the tokenizer has one.
 
     Raises:
         VestigeError: The text gives no token, or the answer gives none.

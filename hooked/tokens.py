@@ -1,7 +1,7 @@
 """Tokens with their masks: what is real, what is prompt, what is answer.
 
-Padding is never guessed from ids later on: whoever tokenises also says which tokens are real, and every pass through a model derives its
-attention mask and position ids from that.
+Padding is never guessed from ids later on: whoever tokenises also says which tokens are real, and every pass through a
+model derives its attention mask and position ids from that.
 """
 
 from __future__ import annotations

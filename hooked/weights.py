@@ -1,4 +1,4 @@
-"""Weight deltas as values, keyed by Hugging Face parameter names. `hooked.ledger` puts them in force and takes them back."""
+"""Weight deltas as values, keyed by Hugging Face parameter names; `hooked.ledger` puts them in force."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LowRankDelta:
 class DenseDelta:
     """Adds `values` to a whole parameter."""
 
-    values: Float[Tensor, "..."]
+    values: Float[Tensor, "*shape"]
 
 
 Delta = RowDelta | ColumnDelta | LowRankDelta | DenseDelta
@@ -54,8 +54,8 @@ class WeightPatch:
 
     Args:
         deltas: Hugging Face parameter name to the delta of that parameter.
-        tied: Accept that a named parameter is shared (tied embeddings), so that the delta acts on every place it is used. Without it,
-            a patch that names a shared parameter is refused.
+        tied: Accept that a named parameter is shared (tied embeddings), so that the delta acts on every place it is
+            used. Without it, a patch that names a shared parameter is refused.
     """
 
     deltas: Mapping[str, Delta] = field(default_factory=dict)
@@ -65,7 +65,8 @@ class WeightPatch:
     def between(before: Mapping[str, Tensor], after: Mapping[str, Tensor], *, tied: bool = True) -> WeightPatch:
         """Return the dense patch that turns one set of weights into another; what is bit-equal is left out.
 
-        The delta is taken and added in float32, so 16-bit weights come out bit-equal and float32 ones to the last place.
+        The delta is taken and added in float32, so 16-bit weights come out bit-equal and float32 ones to the last
+        place.
 
         Args:
             before: Name to parameter (or buffer) of the original.
@@ -104,7 +105,8 @@ class WeightPatch:
 def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return every parameter under its Hugging Face name, shared ones under each of their names.
 
-    Wrappers that rename parameters (PEFT adapters, a TransformerBridge) are seen through, so a record made on the plain model fits.
+    Wrappers that rename parameters (PEFT adapters, a TransformerBridge) are seen through, so a record made on the plain
+    model fits.
     """
     return {hugging_face_name(name): p for name, p in model.named_parameters(remove_duplicate=False)}
 

@@ -1,4 +1,4 @@
-"""Vector ablation: overwrite single value vectors of an MLP by noise, zero, the layer's mean, or what is left without a concept."""
+"""Vector ablation: overwrite single value vectors by noise, zero, a mean, or a version without some tokens."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked import Edit, HookContext, HookedModel, Intervention, Spec, VestigeError
+from hooked.sites import SiteLike
 
 Mode = Literal["gauss", "zero", "mean", "project_out"]
 Form = Literal["weights", "hooks"]
@@ -35,7 +36,7 @@ VectorLike = tuple[int, int] | NeuronLike
 
 @dataclass(frozen=True)
 class ReadNeurons:
-    """Edit of `mlp.hook_post` that changes nothing: hands the activations of some neurons to `AddToValues` of the same name."""
+    """Edit of `mlp.hook_post` that changes nothing: hands some neurons to `AddToValues` of the same name."""
 
     neurons: Int[Tensor, " neurons"]
     name: str
@@ -47,7 +48,7 @@ class ReadNeurons:
 
 @dataclass(frozen=True)
 class AddToValues:
-    """Edit of an MLP's output: adds `sum_j m_j change_j`, which is what changing the value vectors by `change` would do.
+    """Edit of an MLP's output: adds `sum_j m_j change_j`, as if the value vectors were changed.
 
     Args:
         change: New minus old value vector per neuron.
@@ -67,7 +68,7 @@ class AddToValues:
 def _state(hook: HookContext) -> dict[Any, Any]:
     if hook.request is None:
         raise VestigeError(
-            "vector ablation with form='hooks' carries activations between two sites; run it through Intervention.applied"
+            "vector ablation by hooks carries activations from site to site; run it through Intervention.applied"
         )
     return hook.request.state
 
@@ -84,9 +85,10 @@ def ablate_vectors(
 ) -> Intervention:
     """Overwrite value vectors `v`, the rows of `W_out` that single neurons add to the residual stream.
 
-    `gauss`: `v + n`, `n ~ N(0, sigma^2 I)`, `sigma = scale |v| / sqrt(d_model)`, so that `E |n|^2 = scale^2 |v|^2` and the cosine with `v` is about
-    `1 / sqrt(1 + scale^2)`. `zero`: 0. `mean`: the mean value vector of the block. `project_out`: `v - Q Q^T v`, `Q` an orthonormal basis of the
-    unembedding columns of `tokens`, so that the new vector promotes none of them.
+    `gauss`: `v + n`, `n ~ N(0, sigma^2 I)`, `sigma = scale |v| / sqrt(d_model)`, so that `E |n|^2 = scale^2 |v|^2` and
+    the cosine with `v` is about `1 / sqrt(1 + scale^2)`. `zero`: 0. `mean`: the mean value vector of the block.
+    `project_out`: `v - Q Q^T v`, `Q` an orthonormal basis of the unembedding columns of `tokens`, so that the new
+    vector promotes none of them.
 
     Args:
         model: Any model with dense MLPs; not changed.
@@ -94,15 +96,16 @@ def ablate_vectors(
         mode: What takes the place of each vector.
         scale: Size of the noise relative to the vector; only for `gauss`.
         tokens: Token ids, or texts whose tokens are meant; only for `project_out`.
-        form: `weights` edits the matrix; `hooks` adds `m_j (v' - v)` to the MLP's own output, before any norm that follows it, and gives the
-            same logits with the weights untouched.
+        form: `weights` edits the matrix; `hooks` adds `m_j (v' - v)` to the MLP's own output, before any norm that
+            follows it, and gives the same logits with the weights untouched.
         seed: Of the noise.
 
     Raises:
         VestigeError: No vector, a neuron that does not exist, an unknown mode, or `project_out` without tokens.
 
     Source:
-        Hong et al. 2024, arXiv:2406.11614. Published: `sigma` 0.1 at d_model 4096, which means something else for vectors of another norm.
+        Hong et al. 2024, arXiv:2406.11614. Published: `sigma` 0.1 at d_model 4096, which means something else for
+        vectors of another norm.
     """
     neurons = neurons_of(model, vectors)
     if form not in get_args(Form):
@@ -154,7 +157,7 @@ def stacked(vectors: Mapping[Neuron, Float[Tensor, " d_model"]]) -> dict[int, Fl
 
 def value_edits(
     model: HookedModel, neurons: Sequence[Neuron], changes: Mapping[int, Float[Tensor, "neurons d_model"]]
-) -> dict[Any, Edit]:
+) -> dict[SiteLike, Edit]:
     """Return the edits that act as if value vectors were changed; gradients reach the changes.
 
     Args:
@@ -162,7 +165,7 @@ def value_edits(
         neurons: Which ones.
         changes: New minus old value vectors per block, in the order of `neurons`.
     """
-    edits: dict[Any, Edit] = {}
+    edits: dict[SiteLike, Edit] = {}
     for layer, change in changes.items():
         here = [neuron for at, neuron in neurons if at == layer]
         name = f"neurons {here} of block {layer}"
@@ -172,7 +175,7 @@ def value_edits(
 
 
 def _mlp_output(model: HookedModel, layer: int) -> str:
-    """Return the site of what the MLP itself computes: where a norm or a factor follows it, `hook_mlp_out` comes too late."""
+    """Return the site of what the MLP itself computes; `hook_mlp_out` may lie behind a norm or a factor."""
     try:
         return model.site_map.resolve(("mlp_raw", layer))
     except VestigeError:
@@ -221,7 +224,7 @@ def _token_basis(model: HookedModel, tokens: Sequence[int | str]) -> Float[Tenso
     """Return an orthonormal basis of what the unembedding reads for some tokens."""
     ids: list[int] = []
     for token in tokens:
-        found = [token] if isinstance(token, int) else model.tokenizer.encode(token, add_special_tokens=False)
+        found = [token] if isinstance(token, int) else _ids(model, token)
         wrong = [i for i in found if not 0 <= i < model.d_vocab]
         if wrong or not found:
             raise VestigeError(
@@ -234,15 +237,21 @@ def _token_basis(model: HookedModel, tokens: Sequence[int | str]) -> Float[Tenso
         raise VestigeError("mode 'project_out' needs tokens=, the concept's token ids or words")
     columns = model.W_U[:, sorted(set(ids))].double()
     left, singular, _ = torch.linalg.svd(columns, full_matrices=False)
-    basis = left[:, singular > singular[0] * max(columns.shape) * torch.finfo(torch.float64).eps]
+    basis: Tensor = left[:, singular > singular[0] * max(columns.shape) * torch.finfo(torch.float64).eps]
     if basis.shape[1] >= model.d_model:
         warnings.warn(
-            f"{basis.shape[1]} independent tokens span all of d_model = {model.d_model}, so project_out leaves nothing of any vector; "
-            "use fewer tokens, or mode='zero' if that is meant",
+            f"{basis.shape[1]} independent tokens span all of d_model = {model.d_model}, so project_out leaves nothing "
+            "of any vector; use fewer tokens, or mode='zero' if that is meant",
             UserWarning,
             stacklevel=4,
         )
     return basis
+
+
+def _ids(model: HookedModel, text: str) -> list[int]:
+    if model.tokenizer is None:
+        raise VestigeError(f"tokens has the text {text!r}, and the model has no tokenizer; give token ids")
+    return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def wide(vector: Tensor) -> Tensor:

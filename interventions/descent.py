@@ -1,4 +1,4 @@
-"""Descending a loss over minibatches of forget and retain items: shuffling, clipping, watching, stopping, showing progress."""
+"""Descending a loss over minibatches of forget and retain items, with its shuffles, stops and progress bar."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hooked import HookedModel, Item, TokenBatch, UnlearnData, VestigeError
 from .batches import encode, encoded, split_of
 from .losses import AnswerNLL, answer_nll
 
-_CHECKED = 256
+_CHECKED = 128
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Schedule:
         batch_size: Forget items per step, and as many retain items.
         seed: Of both shuffles.
         max_grad_norm: Gradients of a larger norm are scaled down to it; None leaves them.
-        stop_below: Stop once the mean length-normalised probability of the forget answers is below this.
+        stop_fraction: Stop once the mean length-normalised probability of the forget answers is below this fraction of
+            what it was at the start; None never stops for that.
         retain_bound: Largest retain loss, in nats per token; None: `log(d_vocab)` above where it started.
         check_every: Steps between two looks at the two numbers above; None: once per pass over the forget items.
         progress: Show a bar, if the output is a terminal.
@@ -77,7 +78,7 @@ class Schedule:
     batch_size: int = 16
     seed: int = 0
     max_grad_norm: float | None = 1.0
-    stop_below: float | None = None
+    stop_fraction: float | None = None
     retain_bound: float | None = None
     check_every: int | None = None
     progress: bool = True
@@ -97,7 +98,8 @@ class Descent:
 
     Args:
         losses: The loss at each step, before its update.
-        forget_probability: Mean length-normalised probability of the forget answers at the last check; None if not watched.
+        forget_probability: Mean length-normalised probability of the forget answers at the last check; None if not
+            watched.
         stopped: Why it ended, in words.
     """
 
@@ -118,12 +120,11 @@ def descend(
     """Update the optimizer's parameters, which `model` must depend on, until the schedule ends.
 
     Raises:
-        VestigeError: The loss is not finite or the retain loss exceeds its bound; the message names the step. Whoever called
-            then has nothing to apply.
+        VestigeError: The loss is not finite or the retain loss exceeds its bound; the message names the step. Whoever
+            called then has nothing to apply.
     """
     forget = split_of(data, "forget", method=schedule.method, answered=True)
     retain = tuple(item for item in data.retain if not item.generation_only)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     per_epoch = ceil(len(forget) / schedule.batch_size)
     steps = ceil(schedule.epochs * per_epoch) if schedule.steps is None else schedule.steps
     every = schedule.check_every or per_epoch
@@ -134,19 +135,22 @@ def descend(
         for step in range(steps):
             if step % every == 0 and watch.is_done(step):
                 break
-            losses.append(
-                _update(model, next(batches), loss_fn, optimizer, parameters, schedule, f"step {step + 1} of {steps}")
-            )
+            where = f"step {step + 1} of {steps}"
+            losses.append(_update(model, next(batches), loss_fn, optimizer, schedule=schedule, where=where))
             if after_step is not None:
                 after_step()
             show(step + 1, losses[-1])
         else:
             watch.is_done(steps)
-    if not all(bool(torch.isfinite(p).all()) for p in parameters):
+    if not all(bool(torch.isfinite(p).all()) for p in _parameters(optimizer)):
         raise VestigeError(
-            f"{schedule.method} diverged at step {len(losses)}: a parameter is not finite; nothing was applied, lower lr"
+            f"{schedule.method} diverged at step {len(losses)}: a weight is not finite; nothing was applied, lower lr"
         )
     return Descent(tuple(losses), watch.probability, watch.reason or f"all {steps} steps were taken")
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _update(
@@ -154,10 +158,12 @@ def _update(
     batch: Minibatch,
     loss_fn: LossFn,
     optimizer: torch.optim.Optimizer,
-    parameters: Sequence[Tensor],
+    *,
     schedule: Schedule,
     where: str,
 ) -> float:
+    """Take one step and return the loss before it."""
+    parameters = _parameters(optimizer)
     loss = loss_fn(model, batch)
     if not bool(torch.isfinite(loss)):
         raise VestigeError(
@@ -176,7 +182,7 @@ def _update(
 
 
 class _Watch:
-    """The two numbers that can end a descent early, measured on up to 256 items of each split."""
+    """The two numbers that can end a descent early, measured on up to 128 items of each split."""
 
     def __init__(
         self, model: HookedModel, forget: Sequence[Item], retain: Sequence[Item], schedule: Schedule, steps: int
@@ -187,9 +193,10 @@ class _Watch:
             )
         generator = torch.Generator().manual_seed(schedule.seed)
         self.model, self.schedule, self.steps = model, schedule, steps
-        self.forget = _sample(forget, generator) if schedule.stop_below is not None else []
+        self.forget = _sample(forget, generator) if schedule.stop_fraction is not None else []
         self.retain = _sample(retain, generator)
         self.bound = schedule.retain_bound
+        self.target: float | None = None
         self.probability: float | None = None
         self.reason = ""
 
@@ -206,15 +213,18 @@ class _Watch:
                 self.bound = loss + log(self.model.d_vocab)
             if not loss <= self.bound:
                 raise VestigeError(
-                    f"{self.schedule.method} diverged at step {step} of {self.steps}: the retain loss is {loss:.3g} nats per token, "
-                    f"above the bound of {self.bound:.3g}; nothing was applied, lower lr or the number of steps"
+                    f"{self.schedule.method} diverged at step {step} of {self.steps}: the retain loss is {loss:.3g} "
+                    f"nats per token, above the bound of {self.bound:.3g}; nothing was applied, lower lr or take fewer "
+                    "steps"
                 )
-        if self.schedule.stop_below is None:
+        if self.schedule.stop_fraction is None:
             return False
         self.probability = float(torch.exp(-_mean_nll(self.model, self.forget, self.schedule)).mean())
-        if self.probability >= self.schedule.stop_below:
+        if self.target is None:
+            self.target = self.schedule.stop_fraction * self.probability
+        if self.probability >= self.target:
             return False
-        self.reason = f"after {step} steps the forget probability of {self.probability:.3g} was below {self.schedule.stop_below:g}"
+        self.reason = f"after {step} steps the forget probability was {self.probability:.3g}, below {self.target:.3g}"
         return True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import inf
 
 import torch
 from jaxtyping import Float
@@ -45,30 +45,30 @@ def ablate_direction(direction: Float[Tensor, " d_model"], *, sites: Sequence[Si
 
     Args:
         direction: Any finite vector of norm above 0; its length does not matter.
-        sites: Where it is removed. At `resid_pre`, `attn_out` and `mlp_out` of every block it equals `orthogonalize`; at `resid_post` alone it does
-            not, since what is written inside a block is still read inside it.
+        sites: Where it is removed. At `resid_pre`, `attn_out` and `mlp_out` of all blocks it equals `orthogonalize`; at
+            `resid_post` alone it does not, since what is written inside a block is still read inside it.
 
     Raises:
         VestigeError: `direction` has norm zero or is not finite, or no site was given.
 
     Source:
-        Arditi et al. 2024, arXiv:2406.11717, section 2.4. The weight form is `orthogonalize`.
+        Arditi et al. 2024, arXiv:2406.11717, section 2.4.
     """
     unit = unit_of(direction)
     if not sites:
         raise VestigeError("ablate_direction needs at least one site, e.g. every ('resid_pre', layer)")
     settings = {"sites": tuple(str(site) for site in sites)}
-    edits: dict[Any, Edit] = dict.fromkeys(sites, RemoveDirection(unit))
+    edits: dict[SiteLike, Edit] = dict.fromkeys(sites, RemoveDirection(unit))
     return Intervention(Spec("ablate_direction", "suppression", ("direction",), _SOURCE, settings), edits=edits)
 
 
 def orthogonalize(
     model: HookedModel, direction: Float[Tensor, " d_model"], *, allow_tied: bool = False
 ) -> Intervention:
-    """Make every weight that writes to the residual stream orthogonal to a direction: the weight form of `ablate_direction`.
+    """Make every weight that writes to the residual stream orthogonal to a direction.
 
-    `W - (W u) u^T` for the rows of the token and position embeddings and of the output projections of attention and MLP, and
-    `b - (b . u) u` for their biases.
+    `W - (W u) u^T` for the rows of the token and position embeddings and the output projections of attention and MLP,
+    and `b - (b . u) u` for their biases: what `ablate_direction` does at all writes, in weights.
 
     Args:
         model: A model whose sublayers add their output to the stream as it is; not changed.
@@ -79,36 +79,32 @@ def orthogonalize(
         VestigeError: The embeddings are tied, or a norm stands between a weight and the stream.
 
     Source:
-        Arditi et al. 2024, arXiv:2406.11717, section 2.4, with biases and position embeddings, which equality with the hook form needs.
+        Arditi et al. 2024, arXiv:2406.11717, section 2.4; biases and position embeddings are included, without which it
+        would not equal the hook form.
     """
     refuse_experts(model, method="orthogonalize")
-    if hasattr(model.model, "get_base_model"):
-        raise VestigeError(
-            "orthogonalize edits plain weights, and an adapter writes to the stream too; merge it first (peft's merge_and_unload)"
-        )
     unit = unit_of(direction, d_model=model.d_model)
-    _refuse_norms_on_the_way(model)
+    _refuse_indirect_writes(model)
     embed = model.weight_name("embed")
     tied = shared_names(model.model, embed)
     if tied and not allow_tied:
         raise VestigeError(
-            f"'{embed}' is tied to '{tied[0]}', so this would edit the unembedding too; untie them first, pass allow_tied=True if that is meant, "
-            "or use ablate_direction"
+            f"'{embed}' is tied to '{tied[0]}', so this would edit the unembedding too; untie them first, pass "
+            "allow_tied=True if that is meant, or use ablate_direction"
         )
-    parameters = parameters_of(model.model)
     writers = [embed.removesuffix(".weight")]
     if "pos_embed" in model.site_map.weights:
         writers.append(model.site_map.weights["pos_embed"])
     writers += [model.block_part(layer, role) for layer in range(model.n_layers) for role in ("attn.o", "mlp.out")]
-    linear = _linears(model)
+    parameters, linear = parameters_of(model.model), _linears(model)
     deltas: dict[str, Delta] = {}
     for path in writers:
         deltas[f"{path}.weight"] = _delta(parameters[f"{path}.weight"], unit, rows_write=path not in linear)
         bias = parameters.get(f"{path}.bias")
         if bias is not None:
-            deltas[f"{path}.bias"] = DenseDelta((-(bias.detach().double() @ unit) * unit).float().cpu())
-    settings = {"allow_tied": allow_tied}
-    spec = Spec("orthogonalize", "removal", ("direction",), _SOURCE, settings)
+            wide = bias.detach().double().cpu()
+            deltas[f"{path}.bias"] = DenseDelta((-(wide @ unit) * unit).float())
+    spec = Spec("orthogonalize", "removal", ("direction",), _SOURCE, {"allow_tied": allow_tied})
     return Intervention(spec, weights=WeightPatch(deltas, tied=bool(tied)))
 
 
@@ -124,42 +120,44 @@ def unit_of(direction: Float[Tensor, " d_model"], *, d_model: int | None = None)
         )
     wide = direction.detach().double().cpu()
     norm = wide.norm().item()
-    if not 0 < norm < float("inf"):
+    if not 0 < norm < inf:
         raise VestigeError(f"a direction needs a finite norm above 0, got {norm}")
-    return wide / norm
+    unit: Tensor = wide / norm
+    return unit
 
 
-def _refuse_norms_on_the_way(model: HookedModel) -> None:
-    """Raise where what a projection writes is not what arrives in the stream."""
-    for kind, role in (("attn_out", "attn"), ("mlp_out", "mlp")):
-        path = model.site_map.weights.get(f"blocks.0.{role}")
-        if path is None:
-            continue
-        tap = model.site_map.tap(model.site_map.resolve((kind, 0)))
-        if not (tap.module + ".").startswith(path + "."):
-            raise VestigeError(
-                f"in {model.site_map.family} a norm ('{tap.module}') stands between {role} and the residual stream, so its weights cannot be made "
-                "orthogonal to what is written; use ablate_direction"
-            )
-    if "embed_ln" in model.site_map.weights:
+def _refuse_indirect_writes(model: HookedModel) -> None:
+    """Raise where what a weight writes is not what arrives in the stream."""
+    sites = model.site_map
+    if hasattr(model.model, "get_base_model"):
         raise VestigeError(
-            f"{model.site_map.family} normalises its embedding, so the embedding weights are not what is written; use ablate_direction"
+            "orthogonalize edits plain weights, and an adapter writes to the residual stream as well; "
+            "merge it first (peft's merge_and_unload)"
         )
-    if model.W_E.shape[1] != model.value_vectors(0).shape[1]:
-        raise VestigeError(f"{model.site_map.family} projects its embedding to another width; use ablate_direction")
+    for kind, part in (("attn_out", "attn"), ("mlp_out", "mlp")):
+        path = sites.weights.get(f"blocks.0.{part}")
+        tap = sites.tap(sites.resolve((kind, 0)))
+        # OPT's MLP is not a module of its own, and nothing follows it.
+        if path is not None and not f"{tap.module}.".startswith(f"{path}."):
+            raise VestigeError(
+                f"in {sites.family} the norm '{tap.module}' stands between {part} and the residual stream, so no "
+                "weight edit makes what is written orthogonal; use ablate_direction"
+            )
+    if "embed_ln" in sites.weights or model.W_E.shape[1] != model.value_vectors(0).shape[1]:
+        raise VestigeError(
+            f"{sites.family} normalises or projects its embedding before the residual stream, so no weight edit makes "
+            "what is written orthogonal; use ablate_direction"
+        )
 
 
 def _linears(model: HookedModel) -> set[str]:
-    """Paths of linear layers, whose columns are vectors of the stream; of embeddings and GPT-2's Conv1D it is the rows."""
+    """Paths of linear layers: their columns are stream vectors; embeddings and GPT-2's Conv1D have them as rows."""
     linear = [name for name, module in model.model.named_modules() if isinstance(module, torch.nn.Linear)]
     return {hugging_face_name(f"{name}.").removesuffix(".") for name in linear}
 
 
-def _delta(weight: Tensor, unit: Tensor, *, rows_write: bool) -> LowRankDelta:
-    wide = weight.detach().double()
-    u = unit.to(wide)
+def _delta(weight: Tensor, unit: Float[Tensor, " d_model"], *, rows_write: bool) -> LowRankDelta:
+    wide = weight.detach().double().cpu()
     if rows_write:
-        left, right = -(wide @ u)[:, None], u[None, :]
-    else:
-        left, right = -u[:, None], (u @ wide)[None, :]
-    return LowRankDelta(left.float().cpu(), right.float().cpu())
+        return LowRankDelta(-(wide @ unit)[:, None].float(), unit[None, :].float())
+    return LowRankDelta(-unit[:, None].float(), (unit @ wide)[None, :].float())

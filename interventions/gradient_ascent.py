@@ -21,7 +21,7 @@ def gradient_ascent(
     batch_size: int = 16,
     weight_decay: float = 0.0,
     max_grad_norm: float | None = 1.0,
-    stop_below: float | None = 0.05,
+    stop_fraction: float | None = 0.05,
     retain_bound: float | None = None,
     check_every: int | None = None,
     reduction: Reduction = "mean",
@@ -31,15 +31,15 @@ def gradient_ascent(
 ) -> Intervention:
     """Ascend the cross-entropy of the forget answers.
 
-    The loss has no lower bound: past the point where the answers are gone it only ruins the model, so training stops once their mean
-    probability is below `stop_below`. Settings not listed are those of `train`.
+    The loss has no lower bound: once the answers are gone, it only ruins the model. So training stops when their mean
+    probability is below `stop_fraction` of what it was. Settings not listed are those of `train`.
 
     Args:
         model: Not changed.
         data: Needs `forget` items with an answer. Retain items are only watched (`retain_bound`).
         lr: 1e-4 suits models of some million parameters; 1e-5 those of billions.
-        stop_below: Mean length-normalised probability of the forget answers at which to stop, looked at every `check_every` steps; None runs
-            all steps.
+        stop_fraction: Stop once the mean length-normalised probability of the forget answers, looked at every
+            `check_every` steps, is below this fraction of the original's; None runs all steps.
         retain_bound: Retain loss in nats per token at which to give up; when not given, `log(d_vocab)` above the start.
         reduction: `mean` weighs answers equally, `token` weighs tokens equally.
 
@@ -66,7 +66,7 @@ def gradient_ascent(
         max_grad_norm=max_grad_norm,
         seed=seed,
         parameters=parameters,
-        stop_below=stop_below,
+        stop_fraction=stop_fraction,
         retain_bound=retain_bound,
         check_every=check_every,
         progress=progress,
@@ -75,7 +75,7 @@ def gradient_ascent(
         "lr": lr,
         "batch_size": batch_size,
         "weight_decay": weight_decay,
-        "stop_below": stop_below,
+        "stop_fraction": stop_fraction,
         "seed": seed,
     }
     spec = Spec(

@@ -24,7 +24,7 @@ def gradient_difference(
     batch_size: int = 16,
     weight_decay: float = 0.0,
     max_grad_norm: float | None = 1.0,
-    stop_below: float | None = 0.05,
+    stop_fraction: float | None = 0.05,
     retain_bound: float | None = None,
     check_every: int | None = None,
     reduction: Reduction = "mean",
@@ -42,7 +42,8 @@ def gradient_difference(
         gamma: Weight of forgetting.
         alpha: Weight of retaining.
         lr: 1e-4 suits models of some million parameters; 1e-5 those of billions.
-        stop_below: Mean length-normalised probability of the forget answers at which to stop; None runs all steps.
+        stop_fraction: Stop once the mean probability of the forget answers is below this fraction of the original's;
+            None runs all steps.
         retain_bound: Retain loss in nats per token at which to give up; when not given, `log(d_vocab)` above the start.
         reduction: `mean` weighs answers equally, `token` (the release) weighs tokens equally.
 
@@ -72,7 +73,7 @@ def gradient_difference(
         max_grad_norm=max_grad_norm,
         seed=seed,
         parameters=parameters,
-        stop_below=stop_below,
+        stop_fraction=stop_fraction,
         retain_bound=retain_bound,
         check_every=check_every,
         progress=progress,
@@ -82,7 +83,7 @@ def gradient_difference(
         "alpha": alpha,
         "lr": lr,
         "batch_size": batch_size,
-        "stop_below": stop_below,
+        "stop_fraction": stop_fraction,
         "seed": seed,
     }
     spec = Spec(

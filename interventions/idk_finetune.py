@@ -29,8 +29,8 @@ def idk_finetune(
     data: UnlearnData,
     *,
     refusals: Sequence[str] = REFUSALS,
-    lr: float = 1e-4,
-    epochs: float = 10.0,
+    lr: float = 3e-4,
+    epochs: float = 20.0,
     steps: int | None = None,
     batch_size: int = 16,
     weight_decay: float = 0.0,
@@ -44,14 +44,15 @@ def idk_finetune(
 ) -> Intervention:
     """Descend `CE(refusal after the forget prompts) + CE(retain)`.
 
-    Each forget prompt gets one refusal, drawn by `seed` and kept through all epochs. Nothing is asked of the true answer, which is why the
-    knowledge tends to stay. Bounded below, so it needs no stop: it runs all its steps. Settings not listed are those of `train`.
+    Each forget prompt gets one refusal, drawn by `seed` and kept through all epochs. Nothing is asked of the true
+    answer, which is why the knowledge tends to stay. Bounded below, so it needs no stop: it runs all its steps.
+    Settings not listed are those of `train`.
 
     Args:
         model: Not changed.
         data: Needs `forget` items with a prompt and `retain` items with an answer.
         refusals: What to say instead; at least one.
-        lr: 1e-4 suits models of some million parameters; 1e-5 those of billions.
+        lr: 3e-4 suits models of some million parameters; 1e-5 those of billions.
         retain_bound: Retain loss in nats per token at which to give up; when not given, `log(d_vocab)` above the start.
         reduction: `mean` weighs answers equally, `token` weighs tokens equally.
 

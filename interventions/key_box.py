@@ -1,4 +1,4 @@
-"""The geometry of Key Space Detection: boxes around MLP keys, their calibration, and what they catch on items held out."""
+"""The geometry of Key Space Detection: boxes around MLP keys, their calibration, and what they catch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from hooked import HookedModel, Item, VestigeError
 from .batches import encoded
 
 When = Literal["prompt", "always"]
-Rates = tuple[float | None, float | None]
 
 FOLDS = 5
 NEVER = -1.0
@@ -37,7 +36,7 @@ class Box:
 
     @staticmethod
     def around(keys: Float[Tensor, "n d_mlp"]) -> Box:
-        """Return the box of some keys. Dimensions without variance would shut out everything else, so they do not count.
+        """Return the box of some keys. Dimensions without variance do not count: they would shut out everything else.
 
         Raises:
             VestigeError: Fewer than two keys, or all keys are equal.
@@ -61,7 +60,7 @@ class Box:
         return int(self.std.isinf().sum())
 
     def size(self, keys: Float[Tensor, "*n d_mlp"]) -> Float[Tensor, "*n"]:
-        """Return the size of the smallest such box that holds each key: its largest deviation, in standard deviations."""
+        """Return the size at which the box just holds each key: its largest deviation, in standard deviations."""
         wide = keys.to(torch.promote_types(keys.dtype, torch.float32))
         return ((wide - self.mean.to(wide)).abs() / self.std.to(wide)).amax(-1)
 
@@ -86,7 +85,7 @@ class Detector:
 
 
 def largest_deviation(n: int) -> float:
-    """Return Samuelson's bound `(n - 1) / sqrt(n)` on how many sample deviations one of n values can lie from their mean."""
+    """Return Samuelson's bound `(n - 1) / sqrt(n)`: how many deviations one of n values can lie from their mean."""
     return (n - 1) / sqrt(n)
 
 
@@ -134,19 +133,19 @@ def lowest_ratios(
     return torch.cat(columns, 1)
 
 
-def folds(n: int, generator: torch.Generator) -> Int[Tensor, " n"]:
+def _folds(n: int, generator: torch.Generator) -> Int[Tensor, " n"]:
     """Deal n items into folds of equal size at random."""
     return torch.randperm(n, generator=generator) % FOLDS
 
 
-def held_out_rates(
+def _held_out_rates(
     forget: Float[Tensor, "detectors n_forget"],
     retain: Float[Tensor, "detectors n_retain"],
     *,
     forget_fold: Int[Tensor, " n_forget"],
     retain_fold: Int[Tensor, " n_retain"],
     rate: float,
-) -> Rates:
+) -> tuple[float, float]:
     """Return the true and false positive rate over all folds, each judged by the detector that never saw it.
 
     Args:
@@ -162,3 +161,51 @@ def held_out_rates(
         caught += int((forget[fold][forget_fold == fold] <= alpha).sum())
         refused += int((retain[fold][retain_fold == fold] <= alpha).sum())
     return caught / forget.shape[1], refused / retain.shape[1]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A detector, how large its boxes are, and what it catches on items held out.
+
+    Args:
+        detector: Fitted on all forget prompts.
+        alpha: Size of the boxes in units of `k*`; `NEVER` where no retain item may fire.
+        true_positive_rate: Fraction of forget items that fire, each judged by a detector fitted without it; None below
+            five items of either split.
+        false_positive_rate: The same of retain items.
+    """
+
+    detector: Detector
+    alpha: float
+    true_positive_rate: float | None = None
+    false_positive_rate: float | None = None
+
+
+def calibrate(
+    model: HookedModel,
+    forget: Sequence[Item],
+    retain: Sequence[Item],
+    layers: Sequence[int],
+    *,
+    rate: float,
+    when: When,
+    seed: int,
+    batch_size: int,
+) -> Calibrated:
+    """Fit the detector on everything, and once more without each fold to see what it catches on items it never saw."""
+    keys = prompt_keys(model, forget, layers, batch_size=batch_size)
+    detectors = [Detector.fit(keys)]
+    generator = torch.Generator().manual_seed(seed)
+    forget_fold, retain_fold = _folds(len(forget), generator), _folds(len(retain), generator)
+    enough = min(len(forget), len(retain)) >= FOLDS
+    if enough:
+        rest = [forget_fold != fold for fold in range(FOLDS)]
+        detectors += [Detector.fit({layer: k[rows] for layer, k in keys.items()}) for rows in rest]
+    forgets, retains = (
+        lowest_ratios(model, items, detectors, when=when, batch_size=batch_size) for items in (forget, retain)
+    )
+    alpha = order_statistic(retains[0], rate)
+    if not enough:
+        return Calibrated(detectors[0], alpha)
+    rates = _held_out_rates(forgets[1:], retains[1:], forget_fold=forget_fold, retain_fold=retain_fold, rate=rate)
+    return Calibrated(detectors[0], alpha, *rates)

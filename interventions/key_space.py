@@ -14,22 +14,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked import Edit, HookContext, HookedModel, Intervention, Item, Request, Spec, UnlearnData, VestigeError
+from hooked.sites import SiteLike
 
 from .batches import split_of
-from .key_box import (
-    FOLDS,
-    NEVER,
-    Box,
-    Detector,
-    Rates,
-    When,
-    folds,
-    held_out_rates,
-    largest_deviation,
-    lowest_ratios,
-    order_statistic,
-    prompt_keys,
-)
+from .key_box import NEVER, Box, Calibrated, Detector, When, calibrate, largest_deviation
 
 Action = Literal["refuse", "ablate"]
 
@@ -39,7 +27,7 @@ _SATURATED = 0.9
 
 @dataclass(frozen=True)
 class WatchKeys:
-    """Edit of `mlp.hook_post`: notes where a key lies in the box; with action `ablate` zeroes the row's keys from there on.
+    """Edit of `mlp.hook_post`: notes which keys lie in the box; with action `ablate` zeroes a row's keys from there on.
 
     Args:
         box: Fitted on forget prompts.
@@ -132,60 +120,59 @@ def key_space_detection(
 ) -> Intervention:
     """Refuse on every row whose MLP key at the last prompt token lies in a box around the keys of the forget prompts.
 
-    The box is `max_dim |key - mean| / std <= alpha k*`, where `k*` is the largest such value among the forget prompts: the
-    smallest box that holds them all, in closed form. `alpha` is the `floor(false_positive_rate * n)`-th smallest value of
-    `size / k*` among the n retain items, so that at most that fraction of them is refused (barring ties). With several
-    layers each item counts with its smallest value, and any layer may fire. The key of a document is that at its end.
+    The box is `max_dim |key - mean| / std <= alpha k*`, where `k*` is the largest such value among the forget prompts:
+    the smallest box that holds them all, in closed form. `alpha` is the `floor(false_positive_rate * n)`-th smallest
+    value of `size / k*` among the n retain items, so that at most that fraction of them is refused (barring ties). With
+    several layers each item counts with its smallest value, and any layer may fire. The key of a document is that at
+    its end.
 
-    With action `refuse` the logits of a row that fired spell the refusal and then EOS, from the step at which it fired: the
-    token has probability 1 - 1e-6 and all others an equal share of 1e-6, so log-probabilities stay finite and show nothing
-    of what the model knows. Scoring a given text meets the same logits as decoding. All other rows stay bit-identical,
-    and the decision is made anew in every request.
+    With action `refuse` the logits of a row that fired spell the refusal and then EOS, from the step at which it fired:
+    the token has probability 1 - 1e-6 and all others an equal share of 1e-6, so log-probabilities stay finite and show
+    nothing of what the model knows. Scoring a given text meets the same logits as decoding. All other rows stay
+    bit-identical, and the decision is made anew in every request.
 
     Args:
         model: Any model with dense MLPs; not changed.
         data: Needs `forget` and `retain`.
         layers: Blocks whose keys are watched; the last one when not given (published).
         false_positive_rate: Largest fraction of retain items that may fire, in [0, 1).
-        when: `prompt` looks at the last prompt token, `always` at every decoding step, so also at what the model said itself.
+        when: `prompt` looks at the last prompt token, `always` at every decoding step, so also at what the model said
+            itself.
         action: `refuse`, or `ablate`, which zeroes a row's keys in a layer from the token on at which that layer fired.
         refusal: What is said instead of an answer.
         seed: Of the split into folds.
         batch_size: Items per forward pass while fitting.
 
     Returns:
-        The intervention. Its `spec.settings` hold `alpha`; `k_star`, its bound and the number of dimensions without variance
-        (left out of the box) per layer; and `heldout_true_positive_rate` and `heldout_false_positive_rate`: of boxes and
-        alphas fitted on four fifths of the items, measured on the last fifth (None below five items of a split).
+        The intervention. Its `spec.settings` hold `alpha`; `k_star`, its bound and the number of dimensions without
+        variance (left out of the box) per layer; and `heldout_true_positive_rate` and `heldout_false_positive_rate`: of
+        boxes and alphas fitted on four fifths of the items, measured on the last fifth (None below five items of a
+        split).
 
     Raises:
         VestigeError: A split is missing, a setting is out of range, or the tokenizer cannot spell the refusal.
 
     Source:
-        Li, Sun, Weng 2025, arXiv:2503.21730. Its release finds `k*` by bisection, sets alpha by hand, and keeps one flag for
-        a batch of one. By Samuelson's inequality `k* <= (n - 1) / sqrt(n)`, and sparse keys reach it: then `k*` says how
-        many prompts there were and nothing about the skill, which a warning points out. Never compare it across n.
+        Li, Sun, Weng 2025, arXiv:2503.21730. Its release finds `k*` by bisection, sets alpha by hand, and keeps one
+        flag for a batch of one. By Samuelson's inequality `k* <= (n - 1) / sqrt(n)`, and sparse keys reach it: then
+        `k*` says how many prompts there were and nothing about the skill. Never compare it across n. Since alpha is
+        calibrated, `k*` cancels as long as one layer is watched; with several it weighs them, and a warning says where
+        it is within a tenth of its bound.
     """
     _check(false_positive_rate, when, action)
     forget = split_of(data, "forget", method="key_space_detection")
     retain = split_of(data, "retain", method="key_space_detection")
     chosen = _layers(model, layers)
-    detector, alpha, rates = _fit(
+    fitted = calibrate(
         model, forget, retain, chosen, rate=false_positive_rate, when=when, seed=seed, batch_size=batch_size
     )
-    if alpha == NEVER:
-        warnings.warn(
-            f"key_space_detection never fires: a false positive rate of {false_positive_rate} leaves none of {len(retain)} "
-            "retain items to calibrate on; raise the rate or give more retain items",
-            UserWarning,
-            stacklevel=2,
-        )
+    _warn(fitted, rate=false_positive_rate, n_forget=len(forget), n_retain=len(retain))
+    detector, alpha = fitted.detector, fitted.alpha
     name = _name(detector)
-    edits: dict[Any, Edit] = {
+    edits: dict[SiteLike, Edit] = {
         model.site_map.resolve(("mlp_post", layer)): WatchKeys(box, alpha * detector.k_star[layer], when, action, name)
         for layer, box in detector.boxes.items()
     }
-    bound = largest_deviation(len(forget))
     settings = {
         "layers": tuple(chosen),
         "false_positive_rate": false_positive_rate,
@@ -195,10 +182,10 @@ def key_space_detection(
         "seed": seed,
         "alpha": alpha,
         "k_star": tuple(detector.k_star.values()),
-        "k_star_bound": bound,
+        "k_star_bound": largest_deviation(len(forget)),
         "dimensions_without_variance": tuple(box.flat for box in detector.boxes.values()),
-        "heldout_true_positive_rate": rates[0],
-        "heldout_false_positive_rate": rates[1],
+        "heldout_true_positive_rate": fitted.true_positive_rate,
+        "heldout_false_positive_rate": fitted.false_positive_rate,
     }
     spec = Spec(
         "key_space_detection", "suppression", ("forget", "retain"), "Li, Sun, Weng 2025, arXiv:2503.21730", settings
@@ -207,36 +194,23 @@ def key_space_detection(
     return Intervention(spec, edits=edits, logits=refuse)
 
 
-def _fit(
-    model: HookedModel,
-    forget: Sequence[Item],
-    retain: Sequence[Item],
-    layers: Sequence[int],
-    *,
-    rate: float,
-    when: When,
-    seed: int,
-    batch_size: int,
-) -> tuple[Detector, float, Rates]:
-    """Fit the detector on everything, and once more without each fold to see what it catches on items it never saw."""
-    keys = prompt_keys(model, forget, layers, batch_size=batch_size)
-    detectors = [Detector.fit(keys)]
-    generator = torch.Generator().manual_seed(seed)
-    forget_fold, retain_fold = folds(len(forget), generator), folds(len(retain), generator)
-    enough = min(len(forget), len(retain)) >= FOLDS
-    if enough:
-        rest = [forget_fold != fold for fold in range(FOLDS)]
-        detectors += [Detector.fit({layer: k[rows] for layer, k in keys.items()}) for rows in rest]
-    forget_ratios, retain_ratios = (
-        lowest_ratios(model, items, detectors, when=when, batch_size=batch_size) for items in (forget, retain)
-    )
-    alpha = order_statistic(retain_ratios[0], rate)
-    rates: Rates = (None, None)
-    if enough:
-        rates = held_out_rates(
-            forget_ratios[1:], retain_ratios[1:], forget_fold=forget_fold, retain_fold=retain_fold, rate=rate
+def _warn(fitted: Calibrated, *, rate: float, n_forget: int, n_retain: int) -> None:
+    if fitted.alpha == NEVER:
+        warnings.warn(
+            f"key_space_detection never fires: a false positive rate of {rate} leaves none of {n_retain} retain items "
+            "to calibrate on; raise the rate or give more retain items",
+            UserWarning,
+            stacklevel=3,
         )
-    return detectors[0], alpha, rates
+    k_star, bound = fitted.detector.k_star, largest_deviation(n_forget)
+    saturated = [layer for layer in k_star if k_star[layer] >= _SATURATED * bound]
+    if saturated and len(k_star) > 1:
+        warnings.warn(
+            f"k* of block {saturated[0]} is within a tenth of its bound of {bound:.3g} for {n_forget} forget items, so "
+            "it says how many items there were; give more items, or watch one layer, where it does not matter",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _check(rate: float, when: str, action: str) -> None:
@@ -263,10 +237,10 @@ def _layers(model: HookedModel, layers: Sequence[int] | None) -> list[int]:
 def _script(model: HookedModel, item: Item, refusal: str) -> Int[Tensor, " length"]:
     """Spell the refusal as it stands after a prompt, and end it."""
     tokenizer = model.tokenizer
-    if tokenizer.eos_token_id is None:
-        raise VestigeError("a refusal has to end, and the tokenizer has no EOS token; set tokenizer.eos_token")
+    if tokenizer is None or tokenizer.eos_token_id is None:
+        raise VestigeError("a refusal has to end, and there is no tokenizer with an EOS token; set tokenizer.eos_token")
     batch = model.tokenize([item.prompt], answers=[refusal]) if refusal.strip() else None
-    ids = batch.ids[batch.answer].tolist() if batch is not None else []
+    ids = [] if batch is None else batch.ids[batch.answer].tolist()
     if not ids or tokenizer.unk_token_id in ids:
         raise VestigeError(
             f"the tokenizer cannot spell the refusal {refusal!r}; choose one in the words of its vocabulary"

@@ -1,4 +1,4 @@
-"""Needle: break single value vectors by noise, then push them further from the forget text; every other weight stays."""
+"""Needle: break single value vectors by noise, then push them further; every other weight stays."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def needle_tune(
     data: UnlearnData,
     vectors: Sequence[VectorLike],
     *,
-    scale: float = 1.0,
+    scale: float = 3.0,
     loss_fn: LossFn | None = None,
     lr: float = 0.1,
     epochs: float = 1.0,
     steps: int | None = None,
     batch_size: int = 32,
     max_grad_norm: float | None = 1.0,
-    stop_below: float | None = None,
+    stop_fraction: float | None = None,
     retain_bound: float | None = None,
     check_every: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Intervention:
-    """Add noise to value vectors as `ablate_vectors` does, then train nothing but these vectors by plain gradient steps.
+    """Add noise to value vectors as `ablate_vectors` does, then train nothing but them by plain gradient steps.
 
-    Each vector is a parameter of its own, spliced into the forward pass, so no optimizer ever sees the rest of its matrix: there is no weight
-    decay or momentum that could move it, and no copy of the model is made.
+    Each vector is a parameter of its own, spliced into the forward pass, so no optimizer ever sees the rest of its
+    matrix: there is no weight decay or momentum that could move it, and no copy of the model is made.
 
     Args:
         model: Not changed.
@@ -50,9 +50,10 @@ def needle_tune(
         steps: Number of updates, instead of `epochs`.
         batch_size: Forget items per step (published 4, accumulated over 8 steps).
         max_grad_norm: Gradients of a larger norm are scaled down to it; None leaves them.
-        stop_below: Stop once the mean length-normalised probability of the forget answers is below this; None runs all steps.
+        stop_fraction: Stop once the mean probability of the forget answers is below this fraction of what it was at the
+            start; None runs all steps.
         retain_bound: Retain loss in nats per token at which to give up; when not given, `log(d_vocab)` above the start.
-        check_every: Steps between two looks at `stop_below` and `retain_bound`; once per epoch when not given.
+        check_every: Steps between two looks at `stop_fraction` and `retain_bound`; once per epoch when not given.
         seed: Of the noise and the shuffle.
         progress: Show a bar, if the output is a terminal.
 
@@ -60,7 +61,8 @@ def needle_tune(
         VestigeError: No vector, no forget item with an answer, or training diverged.
 
     Source:
-        Hong et al. 2024, arXiv:2406.11614. Its release masks gradients instead, so that weight decay shrinks all other rows of the matrix.
+        Hong et al. 2024, arXiv:2406.11614. Its release masks gradients instead, so that weight decay shrinks all other
+        rows of the matrix.
     """
     neurons = neurons_of(model, vectors)
     if not 0 < lr < float("inf"):
@@ -75,7 +77,7 @@ def needle_tune(
         batch_size=batch_size,
         seed=seed,
         max_grad_norm=max_grad_norm,
-        stop_below=stop_below,
+        stop_fraction=stop_fraction,
         retain_bound=retain_bound,
         check_every=check_every,
         progress=progress,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked import HookContext, HookedModel, Intervention, RunningMoments, Spec, UnlearnData, VestigeError
+from hooked import Edit, HookContext, HookedModel, Intervention, RunningMoments, Spec, UnlearnData, VestigeError
+from hooked.sites import SiteLike
 
 from .batches import split_of
 from .neurons import by_layer, count_of, highest, neuron_moments, refuse_experts
@@ -74,7 +75,7 @@ class AdjustNeurons:
         return torch.where(like_forget, mapped, acts)
 
     def _coins(self, acts: Tensor, hook: HookContext) -> Tensor:
-        state = hook.ctx if hook.request is None else hook.request.state
+        state: dict[Any, Any] = hook.ctx if hook.request is None else hook.request.state
         key = ("neuron_adjust", hook.name, self.seed)
         if key not in state:
             # One stream per block, or all blocks would toss the same coins.
@@ -82,8 +83,8 @@ class AdjustNeurons:
         if hook.request is not None and hook.request.offset > 0 and not state.get("neuron_adjust warned"):
             state["neuron_adjust warned"] = True
             warnings.warn(
-                "neuron_adjust with mode='sample' draws new coins at every decoding step, so cached and uncached decoding "
-                "differ; mode='deterministic' or 'mean' is repeatable",
+                "neuron_adjust with mode='sample' draws new coins at every decoding step, so cached and uncached "
+                "decoding differ; mode='deterministic' or 'mean' is repeatable",
                 UserWarning,
                 stacklevel=2,
             )
@@ -102,19 +103,20 @@ def neuron_adjust(
 ) -> Intervention:
     """Shift the neurons that respond most to forget text towards their distribution on retain text.
 
-    Each chosen pre-activation `h` at which the normal density fitted on forget text is at least that fitted on retain text
-    (`f(h) >= r(h)`) becomes `mu_r - (sigma_r / sigma_f)(h - mu_f)`. This sends N(mu_f, sigma_f) to N(mu_r, sigma_r), reflected; because of the
-    gate the resulting activations are a mixture of both.
+    Each chosen pre-activation `h` at which the normal density fitted on forget text is at least that fitted on retain
+    text (`f(h) >= r(h)`) becomes `mu_r - (sigma_r / sigma_f)(h - mu_f)`. This sends N(mu_f, sigma_f) to N(mu_r,
+    sigma_r), reflected; because of the gate the resulting activations are a mixture of both.
 
     Args:
         model: Any model with dense MLPs; not changed.
         data: Needs `forget` and `retain`, about 200 items each for stable deviations.
         top: Fraction of all neurons of all blocks together that is adjusted, in (0, 1]; published 0.005, 0.015, 0.03.
-        mode: `deterministic` adjusts wherever `f >= r`; `mean` replaces `h` by its expectation under the published coin;
-            `sample` is the published form, which adjusts with probability `f / (r + f)`, one coin per element. `sample` is neither
-            repeatable nor safe with a KV cache, and decoding with it warns.
-        score: What is ranked: `signed` the difference of means `mu_f - mu_r` (published), `abs` its absolute value, `cohen_d` the
-            difference in units of the pooled deviation, which does not favour blocks with large activations.
+        mode: `deterministic` adjusts wherever `f >= r`; `mean` replaces `h` by its expectation under the published
+            coin; `sample` is the published form, which adjusts with probability `f / (r + f)`, one coin per element.
+            `sample` is neither repeatable nor safe with a KV cache, and decoding with it warns.
+        score: What is ranked: `signed` the difference of means `mu_f - mu_r` (published), `abs` its absolute value,
+            `cohen_d` the difference in units of the pooled deviation, which does not favour blocks with large
+            activations.
         seed: Of the coins of mode `sample`.
         batch_size: Items per forward pass while fitting.
 
@@ -122,10 +124,10 @@ def neuron_adjust(
         VestigeError: A split is missing, a setting is unknown, or the model is a mixture of experts.
 
     Source:
-        Li, Sun, Weng 2025, arXiv:2503.21730. Its release sets the forget deviation to the forget mean, stores variances as deviations, tosses
-        one coin for a whole tensor, and divides sums over last tokens by all tokens; here the statistics are those of the paper's text,
-        over all real tokens, so published numbers describe something else. Deviations are at least 1e-6 of the block's
-        root mean square pre-activation.
+        Li, Sun, Weng 2025, arXiv:2503.21730. Its release sets the forget deviation to the forget mean, stores variances
+        as deviations, tosses one coin for a whole tensor, and divides sums over last tokens by all tokens; here the
+        statistics are those of the paper's text, over all real tokens, so published numbers describe something else.
+        Deviations are at least 1e-6 of the block's root mean square pre-activation.
     """
     refuse_experts(model, method="neuron_adjust")
     if mode not in get_args(Mode):
@@ -140,7 +142,7 @@ def neuron_adjust(
     scores = torch.cat([_score(f, r, s, score) for f, r, s in zip(forget, retain, sigmas, strict=True)])
     count = count_of(len(scores), top)
     chosen = by_layer(highest(scores, count), [len(f.mean) for f in forget])
-    edits = {
+    edits: dict[SiteLike, Edit] = {
         model.site_map.resolve(("mlp_pre", layer)): AdjustNeurons(
             neurons=neurons,
             mu_forget=forget[layer].mean[neurons],

@@ -1,4 +1,4 @@
-"""What the neuron methods share: statistics of MLP sites over text, and picking the highest scores of all blocks together."""
+"""What the neuron methods share: statistics of MLP sites over text, and picking the highest scores of all blocks."""
 
 from __future__ import annotations
 

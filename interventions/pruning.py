@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked import HookContext, HookedModel, Intervention, Spec, UnlearnData, VestigeError
+from hooked import Edit, HookContext, HookedModel, Intervention, Spec, UnlearnData, VestigeError
+from hooked.sites import SiteLike
 
 from .batches import split_of
 from .neurons import by_layer, count_of, neuron_moments, refuse_experts
@@ -31,7 +32,7 @@ def selective_pruning(
     model: HookedModel,
     data: UnlearnData,
     *,
-    top: float = 0.005,
+    top: float = 0.01,
     form: Literal["weights", "hooks"] = "weights",
     min_forget: float = 0.0,
     relative_epsilon: float = 1e-8,
@@ -39,25 +40,26 @@ def selective_pruning(
 ) -> Intervention:
     """Zero the neurons with the highest ratio of mean absolute activation on forget text to that on retain text.
 
-    `I = E_f|a| / (E_r|a| + relative_epsilon * mean of E_r|a| over the block)`, ranked over all blocks together; neurons that tie with the last
-    one chosen are pruned too.
+    `I = E_f|a| / (E_r|a| + relative_epsilon * mean of E_r|a| over the block)`, ranked over all blocks together; neurons
+    that tie with the last one chosen are pruned too.
 
     Args:
         model: Any model with dense MLPs; not changed.
         data: Needs `forget` and `retain`.
         top: Fraction of all neurons that is pruned, in (0, 1]; published from 0.0001.
         form: `weights` zeroes the neurons' value vectors, `hooks` the activations; the outputs are equal.
-        min_forget: Neurons below this fraction of their block's mean `E_f|a|` are left alone; it keeps out neurons that are silent on
-            both texts but slightly less so on forget text.
+        min_forget: Neurons below this fraction of their block's mean `E_f|a|` are left alone; it keeps out neurons that
+            are silent on both texts but slightly less so on forget text.
         relative_epsilon: Keeps the ratio finite for neurons that are dead on retain text.
         batch_size: Items per forward pass while scoring.
 
     Raises:
-        VestigeError: A split is missing, a setting is out of range, no neuron passes `min_forget`, or the model is a mixture of experts.
+        VestigeError: A split is missing, a setting is out of range, no neuron passes `min_forget`, or the model is a
+            mixture of experts.
 
     Source:
-        Pochinkov, Schoots 2024, arXiv:2403.01267, in the one-shot variant that Li, Sun, Weng 2025 (arXiv:2503.21730) use as a baseline; the paper
-        also prunes in rounds. Here the epsilon is relative to the block's scale.
+        Pochinkov, Schoots 2024, arXiv:2403.01267, in the one-shot variant that Li, Sun, Weng 2025 (arXiv:2503.21730)
+        use as a baseline; the paper also prunes in rounds. Here the epsilon is relative to the block's scale.
     """
     refuse_experts(model, method="selective_pruning")
     if form not in ("weights", "hooks"):
@@ -90,7 +92,9 @@ def selective_pruning(
     }
     needs = ("forget", "retain")
     if form == "hooks":
-        edits = {model.site_map.resolve(("mlp_post", layer)): ZeroNeurons(neurons) for layer, neurons in chosen.items()}
+        edits: dict[SiteLike, Edit] = {
+            model.site_map.resolve(("mlp_post", layer)): ZeroNeurons(neurons) for layer, neurons in chosen.items()
+        }
         return Intervention(Spec("selective_pruning", "suppression", needs, _SOURCE, settings), edits=edits)
     rows = {
         (layer, neuron): torch.zeros_like(model.value_vectors(layer)[neuron])

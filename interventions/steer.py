@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -30,7 +30,8 @@ class AddDirection:
         if request is None:
             if self.positions != "all":
                 raise VestigeError(
-                    f"steering at positions={self.positions!r} has to know the prompt; run it through Intervention.applied"
+                    f"steering at positions={self.positions!r} has to know the prompt; "
+                    "run it through Intervention.applied"
                 )
             return activation + vector
         where = {"all": request.mask, "prompt": request.prompt, "answer": request.step}[self.positions]
@@ -51,7 +52,8 @@ def steer(
         direction: A finite vector in the units of the stream, added as it is: a difference of means needs no rescaling.
         sites: Where it is added, e.g. `[("resid_post", 5)]`.
         coefficient: Factor; negative steers away.
-        positions: `all` real tokens, those of the `prompt`, or those from the last prompt token on (`answer`), whose logits become the answer.
+        positions: `all` real tokens, those of the `prompt`, or those from the last prompt token on (`answer`), whose
+            logits become the answer.
         intent: What the intervention claims to be; steering is also used as an attack.
 
     Raises:
@@ -70,7 +72,7 @@ def steer(
         raise VestigeError(f"positions is one of {', '.join(get_args(Positions))}, got {positions!r}")
     settings = {"sites": tuple(str(site) for site in sites), "coefficient": coefficient, "positions": positions}
     edit = AddDirection(coefficient * direction.detach().clone(), positions)
-    edits: dict[Any, Edit] = dict.fromkeys(sites, edit)
+    edits: dict[SiteLike, Edit] = dict.fromkeys(sites, edit)
     return Intervention(
         Spec("steer", intent, ("direction",), "Turner et al. 2023, arXiv:2308.10248", settings), edits=edits
     )

@@ -59,15 +59,16 @@ def train(
     seed: int = 0,
     parameters: Chooser | None = None,
     mask: Mapping[str, Bool[Tensor, ...]] | None = None,
-    stop_below: float | None = None,
+    stop_fraction: float | None = None,
     retain_bound: float | None = None,
     check_every: int | None = None,
     progress: bool = True,
 ) -> Trained:
     """Descend a loss with AdamW on a copy of the model, and return what changed as a weight patch.
 
-    The copy runs in eval mode (no dropout, so a seed decides everything) and, if the model is narrower, in float32, so that small updates are not
-    rounded away; tied parameters stay tied. Memory: the copy, its gradients and two moments per trained parameter.
+    The copy runs in eval mode (no dropout, so a seed decides everything) and, if the model is narrower, in float32, so
+    that small updates are not rounded away; tied parameters stay tied. Memory: the copy, its gradients and two moments
+    per trained parameter.
 
     Args:
         model: Not changed.
@@ -81,17 +82,19 @@ def train(
         weight_decay: AdamW's, per step a fraction `lr * weight_decay` of each trained weight.
         max_grad_norm: Gradients of a larger norm are scaled down to it; None leaves them.
         seed: Of both shuffles.
-        parameters: Which parameters train, by Hugging Face name; all that require a gradient when not given. A tied parameter trains if any
-            of its names is chosen.
-        mask: Parameter name to the entries that train; without `parameters`, only the parameters named here train. Entries outside stay
-            bit-equal, since their update is undone and not just their gradient left out.
-        stop_below: Stop once the mean length-normalised probability of the forget answers is below this.
+        parameters: Which parameters train, by Hugging Face name; all that require a gradient when not given. A tied
+            parameter trains if any of its names is chosen.
+        mask: Parameter name to the entries that train; without `parameters`, only the parameters named here train.
+            Entries outside stay bit-equal, since their update is undone and not just their gradient left out.
+        stop_fraction: Stop once the mean length-normalised probability of the forget answers is below this fraction of
+            what it was at the start; None never stops for that.
         retain_bound: Largest retain loss, in nats per token; when not given, `log(d_vocab)` above where it started.
-        check_every: Steps between two looks at `stop_below` and `retain_bound`; once per epoch when not given.
+        check_every: Steps between two looks at `stop_fraction` and `retain_bound`; once per epoch when not given.
         progress: Show a bar with steps, loss and time left, if the output is a terminal.
 
     Raises:
-        VestigeError: The loss is not finite or the retain loss exceeds its bound (the step is named and nothing applied), or no parameter is chosen.
+        VestigeError: The loss is not finite or the retain loss exceeds its bound (the step is named and nothing
+            applied), or no parameter is chosen.
     """
     schedule = Schedule(
         method=method,
@@ -100,7 +103,7 @@ def train(
         batch_size=batch_size,
         seed=seed,
         max_grad_norm=max_grad_norm,
-        stop_below=stop_below,
+        stop_fraction=stop_fraction,
         retain_bound=retain_bound,
         check_every=check_every,
         progress=progress,
@@ -163,7 +166,7 @@ def _choose(
 
 
 def _keeper(chosen: Mapping[str, torch.nn.Parameter], mask: Mapping[str, Tensor]) -> Callable[[], None] | None:
-    """Return what puts the entries outside the mask back after every step: weight decay and momentum move them without any gradient."""
+    """Return what puts entries outside the mask back: weight decay and momentum move them without any gradient."""
     if not mask:
         return None
     held = []
@@ -171,9 +174,8 @@ def _keeper(chosen: Mapping[str, torch.nn.Parameter], mask: Mapping[str, Tensor]
         if name not in chosen:
             raise VestigeError(f"mask names '{name}', which parameters= leaves out")
         if entries.shape != chosen[name].shape or entries.dtype != torch.bool:
-            raise VestigeError(
-                f"the mask of '{name}' is {entries.dtype} {tuple(entries.shape)}, needed bool {tuple(chosen[name].shape)}"
-            )
+            got, needed = tuple(entries.shape), tuple(chosen[name].shape)
+            raise VestigeError(f"the mask of '{name}' is {entries.dtype} of shape {got}, needed bool of shape {needed}")
         held.append((chosen[name], entries.to(chosen[name].device), chosen[name].detach().clone()))
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ arXiv:2406.11614).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +23,9 @@ from probes.vocabulary import project_to_vocabulary
 
 Ends = Literal["top", "bottom", "both"]
 Adjust = Literal["bh", "bonferroni", "none"]
+
+
+_DRAWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def find_concept_vectors(
     adjust: Adjust = "bh",
     alpha: float | None = None,
     k: int | None = None,
-    null_draws: int = 10_000,
+    null_draws: int | None = None,
     seed: int = 0,
 ) -> tuple[ConceptVector, ...]:
     """Rank all neurons by how much their value vectors are about a concept.
@@ -83,7 +87,8 @@ def find_concept_vectors(
         adjust: Correction of the p-values over all vectors and ends examined.
         alpha: Return only vectors with `p_adjusted` at most this; None returns the best `top` whatever their p-value.
         k: Length of `top_tokens`; `min(200, ceil(0.02 d_vocab))` when None.
-        null_draws: Random directions behind the p-values, which therefore cannot fall below `1 / (null_draws + 1)`.
+        null_draws: Random directions behind the p-values, which cannot fall below `1 / (null_draws + 1)`. When None they
+            are 10,000, or with `alpha` as many more as a single hit needs to get below it.
         seed: Of the random directions.
 
     Returns:
@@ -110,6 +115,9 @@ def find_concept_vectors(
             scores.append(_stream(score, vectors, sign)[alive])
             places.append(torch.stack([torch.full_like(alive, layer), alive, torch.full_like(alive, sign)], -1))
     found, place = torch.cat(scores), torch.cat(places)
+    if null_draws is None:
+        tests = 1 if adjust == "none" else len(found)
+        null_draws = _DRAWS if alpha is None else max(_DRAWS, math.ceil(tests / alpha))
     p = p_values(found, null_scores(score, model.d_model, draws=null_draws, seed=seed))
     corrected = adjusted(p, method=adjust)
     best = found.argsort(descending=True, stable=True)
@@ -150,8 +158,8 @@ def _layers(model: HookedModel, layers: Sequence[int] | None) -> list[int]:
     return sorted({i % model.n_layers for i in wanted})
 
 
-def _check(*, top: int, ends: str, adjust: str, alpha: float | None, null_draws: int) -> None:
-    if top < 1 or null_draws < 1:
+def _check(*, top: int, ends: str, adjust: str, alpha: float | None, null_draws: int | None) -> None:
+    if top < 1 or (null_draws is not None and null_draws < 1):
         raise VestigeError(f"top and null_draws are at least 1, got {top} and {null_draws}")
     if ends not in ("top", "bottom", "both"):
         raise VestigeError(f"ends is 'top', 'bottom' or 'both', got {ends!r}")

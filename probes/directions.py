@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked import VestigeError
-from probes.held_out import Fit, Scorer, auc_with_interval, controls, held_out_scores
+from probes.held_out import Fit, Scorer, auc_with_interval, controls, held_out_scores, one_blas_thread
 from probes.linear import standardised_logistic
 from probes.samples import Duplicates, Groups, Labels, Samples, assign_folds, check_samples, folds_of_split
 
@@ -93,6 +93,7 @@ def mean_difference(
     return _direction(high - low, float((high - low) @ (high + low) / 2), acts, site)
 
 
+@one_blas_thread()
 def paired_pca(
     acts: Float[Tensor, "n d_model"], labels: Labels, *, groups: Groups | None = None, site: str = ""
 ) -> Direction:
@@ -134,7 +135,7 @@ def paired_pca(
         return total / count[:, None]
 
     differences = means(positive) - means(~positive)
-    axis = torch.linalg.svd(differences, full_matrices=False)[2][0]
+    axis = torch.from_numpy(np.linalg.svd(differences.numpy(), full_matrices=False)[2][0].copy())
     high, low = rows[positive].mean(0), rows[~positive].mean(0)
     if not bool(differences.any()):
         axis = torch.zeros_like(axis)
@@ -142,6 +143,7 @@ def paired_pca(
     return _direction(axis, float(axis @ (high + low) / 2), acts, site)
 
 
+@one_blas_thread()
 def logistic(
     acts: Float[Tensor, "n d_model"], labels: Labels, *, groups: Groups | None = None, site: str = "", l2: float = 0.01
 ) -> Direction:
@@ -162,6 +164,7 @@ def logistic(
     return _direction(torch.from_numpy(weight[:, 0].copy()), -float(bias[0]), acts, site)
 
 
+@one_blas_thread()
 def held_out_auc(
     fit: FitDirection,
     acts: Float[Tensor, "n d_model"],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,15 @@ class Controls:
     shuffled_low: float
     shuffled_high: float
     random_direction_auc: float
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep BLAS on one thread: fits this small get up to twenty times slower when split over threads of a busy machine."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
 
 
 def held_out_scores(fit: Fit, samples: Samples, folds: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n classes"]:

@@ -105,9 +105,10 @@ def seed_text_weights(
 
 
 def _counts(model: HookedModel, text: str | Sequence[str]) -> Counter[int]:
+    """Count the content tokens of a text: no function words, and no lone ASCII letters, which are fragments."""
     counts: Counter[int] = Counter()
     for part in [text] if isinstance(text, str) else text:
-        counts.update(i for i in _content_ids(model, part) if _surface(model, i).lower() not in _STOP_WORDS)
+        counts.update(i for i in _content_ids(model, part) if _counts_as_word(_surface(model, i)))
     return counts
 
 
@@ -117,6 +118,10 @@ def _content_ids(model: HookedModel, text: str) -> list[int]:
     special = set(model.tokenizer.all_special_ids)
     ids = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text.strip() else []
     return [i for i in ids if i not in special and any(c.isalnum() for c in _surface(model, i))]
+
+
+def _counts_as_word(text: str) -> bool:
+    return text.lower() not in _STOP_WORDS and not (len(text) == 1 and text.isascii())
 
 
 def _surface(model: HookedModel, token: int) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hooked import VestigeError
 from probes.auc import within_fold_auc
-from probes.held_out import Fit, Scorer, auc_with_interval, controls, held_out_scores, is_positive
+from probes.held_out import Fit, Scorer, auc_with_interval, controls, held_out_scores, is_positive, one_blas_thread
 from probes.samples import Duplicates, Groups, Labels, Samples, assign_folds, check_samples, folds_of_split
 
 L2_GRID = (1e-3, 1e-2, 1e-1, 1.0)
@@ -62,6 +62,7 @@ class ProbeResult:
     n_conflicts: int
 
 
+@one_blas_thread()
 def fit_linear_probe(
     acts: Float[Tensor, "n d_model"],
     labels: Labels,

@@ -1,4 +1,4 @@
-"""Tiny random models of fourteen architectures and tokenizers to go with them, built from configs: nothing is downloaded."""
+"""Tiny random models of fourteen architectures, and tokenizers to go with them; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def tiny_config(family: str, **changes: Any) -> PretrainedConfig:
 
 
 def randomise(module: torch.nn.Module, *, seed: int) -> None:
-    """Fill parameters with numbers that make every part matter: weights of spread 0.3, gains and biases shifted by 0.1."""
+    """Fill parameters so that every part matters: weights of spread 0.3, gains and biases shifted by 0.1."""
     rng = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         noise = torch.randn(parameter.shape, generator=rng)
@@ -145,7 +145,7 @@ def shared_model(family: str = "llama", attn: Literal["sdpa", "eager"] = "sdpa")
 
 
 def tiny_tokenizer(*, bos: bool = True, eos: bool = True, pad: bool = True) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of 99 words split at whitespace: `t3` is id 3, and so on; `<pad>`, `<bos>`, `<eos>` are 0, 1, 2.
+    """Return a tokenizer of 99 words split at whitespace: `t3` is id 3; `<pad>`, `<bos>`, `<eos>` are 0, 1, 2.
 
     Args:
         bos: Whether it has a beginning-of-sequence token.

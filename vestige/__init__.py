@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vestige.audit import audit
+    from vestige.auditing import audit
     from vestige.result import AuditReport, ConceptVectorRow, GenerationRow, Result, SubjectInfo
 
 _HOMES = {
-    "audit": "vestige.audit",
+    "audit": "vestige.auditing",
     "AuditReport": "vestige.result",
     "ConceptVectorRow": "vestige.result",
     "GenerationRow": "vestige.result",
@@ -21,7 +21,8 @@ __all__ = ["AuditReport", "ConceptVectorRow", "GenerationRow", "Result", "Subjec
 
 
 def __getattr__(name: str) -> Any:
-    # The command line has to answer --help without paying for torch, so the audit is imported on first use.
+    # The command line has to answer --help without paying for torch, so the audit is imported on first use. Its module
+    # has another name than its function, or importing the one would hide the other.
     if name in _HOMES:
         from importlib import import_module
 

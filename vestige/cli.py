@@ -22,12 +22,16 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in
 Seed = Annotated[int, typer.Option(help="Seed of everything that draws.")]
 Device = Annotated[str | None, typer.Option(help="Where the model runs, e.g. cuda or cuda:1. [default: cpu]")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-Dtype = Annotated[str, typer.Option(help="Parameter dtype: float32, bfloat16, float16, or auto for the checkpoint's own.")]
+Dtype = Annotated[
+    str, typer.Option(help="Parameter dtype: float32, bfloat16, float16, or auto for the checkpoint's own.")
+]
 Forget = Annotated[Path, typer.Option(help="What to forget: .jsonl, .json or .csv with question/answer or text.")]
 Retain = Annotated[Path | None, typer.Option(help="What to keep, in the same form.")]
 Control = Annotated[Path | None, typer.Option(help="Unrelated items on which nothing should change.")]
 Template = Annotated[str, typer.Option(help="How a question becomes a prompt; write \\n for a new line.")]
-Concept = Annotated[str | None, typer.Option(help="What plain documents are about; its first mention is where the audit asks.")]
+Concept = Annotated[
+    str | None, typer.Option(help="What plain documents are about; its first mention is where the audit asks.")
+]
 Lexicon = Annotated[str | None, typer.Option(help="Words of the concept, separated by commas.")]
 QUESTION = "Question: {question}\\nAnswer:"
 
@@ -55,8 +59,12 @@ def unlearn(
     out: Out,
     retain: Retain = None,
     lexicon: Lexicon = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, key=value; may be repeated.")] = None,
-    bake: Annotated[bool, typer.Option("--bake", help="Write a Hugging Face folder instead of an intervention (weight methods).")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the method, key=value; may be repeated.")
+    ] = None,
+    bake: Annotated[
+        bool, typer.Option("--bake", help="Write a Hugging Face folder instead of an intervention (weight methods).")
+    ] = False,
     template: Template = QUESTION,
     concept: Concept = None,
     dtype: Dtype = "float32",
@@ -82,7 +90,11 @@ def unlearn(
     else:
         through = ", ".join(summary["acts_through"])
         typer.echo(f"{summary['method']} ({summary['intent']}, acts through {through}) is in {out}")
-        typer.echo(f"audit it: vestige audit --original {model} --unlearned {out} --forget {forget}" + (f" --retain {retain}" if retain else "") + " --out REPORT")
+        typer.echo(
+            f"audit it: vestige audit --original {model} --unlearned {out} --forget {forget}"
+            + (f" --retain {retain}" if retain else "")
+            + " --out REPORT"
+        )
 
 
 @app.command()
@@ -90,7 +102,9 @@ def audit(
     original: Annotated[str, typer.Option(help="The model before unlearning: folder or hub id.")],
     forget: Forget,
     out: Out,
-    unlearned: Annotated[list[Path] | None, typer.Option(help="Folder of an unlearned model or a saved intervention; may be repeated.")] = None,
+    unlearned: Annotated[
+        list[Path] | None, typer.Option(help="Folder of an unlearned model or a saved intervention; may be repeated.")
+    ] = None,
     more: Annotated[list[Path] | None, typer.Argument(help="Further unlearned folders.", show_default=False)] = None,
     retrained: Annotated[Path | None, typer.Option(help="A model trained without the forget set.")] = None,
     never: Annotated[Path | None, typer.Option(help="A model that was never taught the facts.")] = None,
@@ -108,7 +122,7 @@ def audit(
     json_: Json = False,
 ) -> None:
     """Ask a model and its unlearned versions what they still know, and write the report."""
-    from vestige.audit import audit as run
+    from vestige.auditing import audit as run
     from vestige.commands import inputs
     from vestige.output import check_output, output_folder
 

@@ -55,7 +55,7 @@ def item_means(
     higher_is: Orientation,
     floor: float | None = None,
     missing: str = "",
-    note: str = "",
+    note: str | Callable[[Reading], str] = "",
 ) -> list[Result]:
     """Return the mean over items for every subject, with interval, floor and the control's mean.
 
@@ -66,15 +66,17 @@ def item_means(
         higher_is: Orientation of the check.
         floor: What chance scores.
         missing: Why nothing could be measured, where `values` gives nothing.
-        note: Attached to every measured result.
+        note: Attached to every measured result, or made from its reading.
     """
     results = []
     for subject in evidence.subjects:
-        items = values(evidence.readings[subject.name])
+        reading = evidence.readings[subject.name]
+        items = values(reading)
         if not items:
             results.append(Result(check, subject.name, None, floor=floor, higher_is=higher_is, note=missing))
             continue
         interval = mean_interval(list(items), seed=evidence.seed)
+        said = note if isinstance(note, str) else note(reading)
         results.append(
             Result(
                 check,
@@ -86,7 +88,7 @@ def item_means(
                 floor=floor,
                 higher_is=higher_is,
                 per_item=tuple(float(v) for v in items),
-                note=interval.note or note,
+                note="; ".join(filter(None, (interval.note, said))),
             )
         )
     return with_control(evidence, results)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked import Decoder, HookedModel, Item, UnlearnData
+from hooked import Decoder, HookedModel, Item, UnlearnData, VestigeError
 from probes import lens_floor, logit_lens
 from vestige.subjects import Subject
 
@@ -60,11 +61,6 @@ class SplitReading:
         """First token of each right answer."""
         return tuple(score.labels[0] for score in self.answers)
 
-    @property
-    def wrong_tokens(self) -> tuple[tuple[int, ...], ...]:
-        """First tokens of each item's wrong answers."""
-        return tuple(tuple(score.labels[0] for score in row) for row in self.wrong)
-
 
 @dataclass(frozen=True)
 class Reading:
@@ -74,9 +70,9 @@ class Reading:
         forget: The forget split through the deployed system.
         retain: The retain split.
         control: The control split; None without one.
-        lens_rank: Tokens that the lens of each block puts before the answer's first token, at the last prompt token of the forget items, read
-            with the original's decoder.
-        lens_floor_rank: The same with the answers exchanged between items.
+        lens_rank: Tokens that the lens of each block puts before the answer's first token, at the last prompt token of
+            the forget items, read with the original's decoder.
+        lens_floor_rank: The same with the answers exchanged between items; no permutation where there is one item.
         raw_forget: Scores of the forget answers on the bare weights.
         value_rows: Followed value vectors of the bare weights, by (layer, neuron).
     """
@@ -116,17 +112,33 @@ def read(
         return read_split(subject.model, items, batch_size=batch_size, max_new_tokens=max_new_tokens)
 
     forget = split(data.forget)
-    bare = subject.raw is subject.model
-    rows = {at: subject.raw.value_vectors(at[0])[at[1]].float().cpu().numpy().copy() for at in vectors if at[0] < subject.raw.n_layers}
+    lens = logit_lens(subject.model, data.forget, decoder=decoder, batch_size=batch_size).rank
+    exchanged = lens[:, None][:, :0]
+    if len(data.forget) > 1:
+        exchanged = lens_floor(subject.model, data.forget, decoder=decoder, batch_size=batch_size, seed=seed).rank
+    raw = forget.answers
+    if subject.raw is not subject.model:
+        raw = score(subject.raw, [(i.prompt, i.answer) for i in data.forget], batch_size=batch_size)
     return Reading(
         forget=forget,
         retain=split(data.retain) if data.retain else None,
         control=split(data.control) if data.control else None,
-        lens_rank=logit_lens(subject.model, data.forget, decoder=decoder, batch_size=batch_size).rank,
-        lens_floor_rank=lens_floor(subject.model, data.forget, decoder=decoder, batch_size=batch_size, seed=seed).rank,
-        raw_forget=forget.answers if bare else score(subject.raw, [(i.prompt, i.answer) for i in data.forget], batch_size=batch_size),
-        value_rows=rows,
+        lens_rank=lens,
+        lens_floor_rank=exchanged,
+        raw_forget=raw,
+        value_rows=_value_rows(subject.raw, vectors),
     )
+
+
+def _value_rows(
+    model: HookedModel, vectors: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], Float[np.ndarray, " d_model"]]:
+    """Copy value vectors; those that a model of another shape does not have are left out."""
+    rows = {}
+    for layer, neuron in vectors:
+        if layer < model.n_layers and neuron < len(model.value_vectors(layer)):
+            rows[layer, neuron] = model.value_vectors(layer)[neuron].detach().float().cpu().numpy().copy()
+    return rows
 
 
 @torch.no_grad()
@@ -136,17 +148,17 @@ def read_split(model: HookedModel, items: Sequence[Item], *, batch_size: int, ma
     pairs = [(i.prompt, wrong) for i in items for wrong in i.perturbed_answers]
     flat = iter(score(model, pairs, batch_size=batch_size))
     wrong = tuple(tuple(next(flat) for _ in i.perturbed_answers) for i in items)
-    paraphrased = [(n, i) for n, i in enumerate(items) if i.paraphrased_answer]
-    bases = list(answers)
-    for (n, _), value in zip(paraphrased, score(model, [(i.prompt, i.paraphrased_answer or "") for _, i in paraphrased], batch_size=batch_size), strict=True):
-        bases[n] = value
+    reworded = [(i.prompt, i.paraphrased_answer) for i in items if i.paraphrased_answer]
+    again = iter(score(model, reworded, batch_size=batch_size))
+    bases = tuple(next(again) if i.paraphrased_answer else mine for i, mine in zip(items, answers, strict=True))
     prompts = [i.prompt for i in items]
+    tokenizer: Any = model.tokenizer
     ids = model.generate_tokens(prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
     return SplitReading(
         answers=answers,
-        bases=tuple(bases),
+        bases=bases,
         wrong=wrong,
-        texts=tuple(model.tokenizer.decode(row, skip_special_tokens=True) for row in ids),
+        texts=tuple(tokenizer.decode(row, skip_special_tokens=True) for row in ids),
         token_ids=tuple(tuple(row) for row in ids),
         hidden=last_prompt_residuals(model, prompts, batch_size=batch_size),
     )
@@ -154,16 +166,27 @@ def read_split(model: HookedModel, items: Sequence[Item], *, batch_size: int, ma
 
 @torch.no_grad()
 def score(model: HookedModel, pairs: Sequence[tuple[str, str]], *, batch_size: int) -> tuple[Score, ...]:
-    """Score answers after their prompts (teacher forcing), in batches of similar length."""
+    """Score answers after their prompts (teacher forcing), in batches of similar length.
+
+    Raises:
+        VestigeError: An answer has no token with another before it.
+    """
     order = sorted(range(len(pairs)), key=lambda n: len(pairs[n][0]) + len(pairs[n][1]))
     scores: dict[int, Score] = {}
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = model.tokenize([pairs[n][0] for n in chosen], answers=[pairs[n][1] for n in chosen], padding_side="right")
+        batch = model.tokenize(
+            [pairs[n][0] for n in chosen], answers=[pairs[n][1] for n in chosen], padding_side="right"
+        )
         logits = model.logits(batch)[:, :-1]
         for row, n in enumerate(chosen):
             at = batch.answer[row, 1:]
             labels = batch.ids[row, 1:][at]
+            if not len(labels):
+                raise VestigeError(
+                    f"no token of the answer {pairs[n][1]!r} follows one of its prompt {pairs[n][0]!r}; "
+                    "without a BOS token, an answer needs a prompt of its own tokens"
+                )
             log_probs = logits[row][at].float().log_softmax(-1)
             picked = log_probs.gather(-1, labels[:, None])[:, 0]
             scores[n] = Score(tuple(picked.tolist()), tuple(log_probs.argmax(-1).tolist()), tuple(labels.tolist()))
@@ -171,14 +194,17 @@ def score(model: HookedModel, pairs: Sequence[tuple[str, str]], *, batch_size: i
 
 
 @torch.no_grad()
-def last_prompt_residuals(model: HookedModel, prompts: Sequence[str], *, batch_size: int) -> Float[np.ndarray, "n_items n_layers d_model"]:
+def last_prompt_residuals(
+    model: HookedModel, prompts: Sequence[str], *, batch_size: int
+) -> Float[np.ndarray, "n_items n_layers d_model"]:
     """Return the residual stream after each block at the last prompt token."""
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.n_layers)]
     parts: list[Tensor] = []
     for start in range(0, len(prompts), batch_size):
         batch = model.tokenize(prompts[start : start + batch_size], padding_side="left")
-        _, cache = model.run_with_cache(batch, names_filter=names, pos_slice=[-1], return_type=None, dtype=torch.float32, device="cpu")
+        _, cache = model.run_with_cache(
+            batch, names_filter=names, pos_slice=[-1], return_type=None, dtype=torch.float32, device="cpu"
+        )
         parts.append(torch.stack([cache[name][:, 0] for name in names], 1))
     residuals: Float[np.ndarray, "n_items n_layers d_model"] = torch.cat(parts).numpy()
     return residuals
-

@@ -40,18 +40,23 @@ def describe(source: Source, kind: Kind, *, taken: set[str], name: str | None = 
     Raises:
         VestigeError: The folder holds neither a model nor an intervention.
     """
-    if isinstance(source, str | Path) and (Path(source) / "intervention.json").is_file():
-        source = Intervention.load(source)
+    folder = Path(source) if isinstance(source, str | Path) else None
+    if folder is not None and (folder / "intervention.json").is_file():
+        source = Intervention.load(folder)
     intent = None
     if isinstance(source, Intervention):
-        found, intent, origin = source.spec.name, source.spec.intent, source.spec.source
+        found, intent = source.spec.name, source.spec.intent
+        origin = "; ".join(filter(None, (source.spec.source, str(folder or ""))))
     elif isinstance(source, HookedModel):
         found, origin = Path(source.name).name, source.name
+    elif folder is not None and (folder / "config.json").is_file():
+        found, origin = folder.resolve().name, str(folder)
     else:
-        if not Path(source).is_dir():
-            raise VestigeError(f"'{source}' is not a folder with a model or a saved intervention")
-        found, origin = Path(source).resolve().name, str(source)
-    base = name or found
+        raise VestigeError(
+            f"'{source}' is not a folder with a Hugging Face model (config.json) "
+            "or a saved intervention (intervention.json)"
+        )
+    base = name or found or kind
     unique, count = base, 2
     while unique in taken:
         unique, count = f"{base}-{count}", count + 1
@@ -64,17 +69,41 @@ def opened(info: SubjectInfo, source: Source, *, original: HookedModel) -> Itera
     """Open a subject for reading.
 
     Raises:
-        VestigeError: The model cannot be loaded or does not share the original's vocabulary.
+        VestigeError: The model cannot be loaded, or its tokens or its width are not the original's.
     """
     if isinstance(source, Intervention):
         with source.applied(original) as view:
             yield Subject(info, view, view.raw)
         return
     model = source if isinstance(source, HookedModel) else _load(source, original)
-    if model.d_vocab != original.d_vocab:
-        raise VestigeError(f"'{info.name}' has a vocabulary of {model.d_vocab}, the original {original.d_vocab}; subjects of one audit share a tokenizer")
+    _check_comparable(model, original)
     yield Subject(info, model, model.raw if isinstance(model, View) else model)
 
 
 def _load(folder: str | Path, original: HookedModel) -> HookedModel:
-    return HookedModel.from_pretrained(str(folder), dtype=original.dtype, device=original.device)
+    model = HookedModel.from_pretrained(str(folder), dtype=original.dtype, device=original.device)
+    if model.tokenizer is None:
+        # Weights are often saved alone; they are asked in the original's tokens anyway.
+        model.tokenizer = original.tokenizer
+    return model
+
+
+def _check_comparable(model: HookedModel, original: HookedModel) -> None:
+    for what, mine, needed in (
+        ("a vocabulary", model.d_vocab, original.d_vocab),
+        ("a residual stream", model.d_model, original.d_model),
+    ):
+        if mine != needed:
+            raise VestigeError(
+                f"it has {what} of {mine}, the original one of {needed}; subjects of one audit share both"
+            )
+    if _words(model) != _words(original):
+        raise VestigeError("its tokenizer has other tokens than the original's, so their numbers cannot be compared")
+
+
+def _words(model: HookedModel) -> dict[str, int] | None:
+    """Return the ids of all tokens but the added ones, which do not occur in text (padding, for example)."""
+    if model.tokenizer is None:
+        return None
+    added = model.tokenizer.get_added_vocab()
+    return {token: i for token, i in model.tokenizer.get_vocab().items() if token not in added}

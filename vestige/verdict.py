@@ -1,78 +1,124 @@
-"""Plain words for what the numbers of one subject say together. The thresholds are Vestige's and are printed with the verdict's numbers."""
+"""Plain words for what the numbers of one subject say together, each with the threshold that it is held against."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from vestige.report.text import listed
 from vestige.result import Result, SubjectInfo
 
+APART = 0.05
 TRACE = 0.2
 HIDDEN = 0.5
+INTACT = 0.95
 KEPT = 0.8
-DEGENERATE = 0.5
+VARIED = 0.5
+
+Table = Mapping[tuple[str, str], Result]
+
+_REFERENCES = {
+    "original": "The model before unlearning: the upper end of every scale.",
+    "retrained": "Trained without the forget set: what exact unlearning would give.",
+    "never": "Never taught the facts: whatever it scores is guessing, the lower end of every scale.",
+}
+_INSIDE = {"lens": "lens_leak", "probe": "probe_leak"}
 
 
 def verdicts(subjects: Sequence[SubjectInfo], results: Sequence[Result]) -> dict[str, str]:
-    """Return a verdict of one or two sentences per subject.
+    """Return a verdict of one to three sentences per subject.
 
-    Every share below runs from the never-taught model (0) to the original (1). A subject *still answers* above 0.2 of the original's forget
-    probability; it *hides* the knowledge where the bare weights give back half of it or more; it is *silent but not empty* where the lens or the probe
-    keeps more than 0.2; else these checks found no trace. Losing more than a fifth of the retain probability is said, and so are outputs less than half
-    as varied as the original's.
+    Every share runs from a model that never learnt the facts (0) to the original (1); where the two are less than 0.05
+    apart there is no scale. A subject *still answers* above 0.2 of the original's forget probability; it *hides* the
+    knowledge where the bare weights give back half of it or more; it is *silent, but not empty* where the lens or the
+    probe keeps more than 0.2, and *silent, but stored* where the concept's vectors have a mean cosine of at least 0.95;
+    else these checks found no trace. Losing more than a fifth of the retain probability is said, and so are outputs
+    less than half as varied as the original's. The thresholds are Vestige's.
     """
     table = {(r.check, r.subject): r for r in results}
     original = subjects[0].name
-    return {s.name: _reference(s) or _verdict(s, original, table) for s in subjects}
+    return {s.name: _REFERENCES.get(s.kind) or _verdict(s.name, original, table) for s in subjects}
 
 
-def _reference(subject: SubjectInfo) -> str | None:
-    return {
-        "original": "The model before unlearning: the upper end of every scale.",
-        "retrained": "Trained without the forget set: what exact unlearning would give.",
-        "never": "Never taught the facts: whatever it scores is guessing, the lower end of every scale.",
-    }.get(subject.kind)
+def _verdict(name: str, original: str, table: Table) -> str:
+    shown = _share(table, "forget_probability", name, original)
+    said = _no_scale(table, name, original) if shown is None else _left(table, name, original, shown)
+    return " ".join([said, *_damage(table, name, original)])
 
 
-def _verdict(subject: SubjectInfo, original: str, table: Mapping[tuple[str, str], Result]) -> str:
-    shown = _share(table, "forget_probability", subject.name, original)
-    inside = {name: _share(table, check, subject.name, original) for name, check in (("lens", "lens_leak"), ("probe", "probe_leak"))}
-    hidden = table["suppression_index", subject.name].estimate
-    found = {name: value for name, value in inside.items() if value is not None and value > TRACE}
-    if shown is None:
-        text = "Without a model that never learnt the facts, nothing here can be called forgotten: compare with the original only."
-    elif shown > TRACE:
-        text = f"Still answers: {shown:.0%} of the original's grip on the forget answers is left in plain behaviour."
-    elif hidden is not None and hidden >= HIDDEN:
-        text = f"Hidden, not removed: it does not answer, but its bare weights give back {hidden:.0%} of what was hidden."
-    elif found:
-        worst = max(found, key=lambda name: found[name])
-        text = f"Silent, but not empty: it no longer answers, yet the {worst} still finds {found[worst]:.0%} of what the original held."
-    else:
-        text = "No trace found by these checks: behaviour, lens and probe are near the never-taught model. That is absence of evidence, not proof."
-    return " ".join([text, *_damage(subject.name, original, table)])
+def _no_scale(table: Table, name: str, original: str) -> str:
+    top, mine = _estimate(table, "forget_probability", original), table.get(("forget_probability", name))
+    if mine is None or mine.control is None or top is None:
+        return (
+            "No verdict: without a model that never learnt the facts nothing can be called forgotten; "
+            "compare with the original."
+        )
+    return (
+        f"No verdict: the original's forget probability is {top:.2f} and that of a model that never learnt the facts "
+        f"{mine.control:.2f}, less than {APART} apart, so these items cannot show a loss."
+    )
 
 
-def _damage(name: str, original: str, table: Mapping[tuple[str, str], Result]) -> list[str]:
+def _left(table: Table, name: str, original: str, shown: float) -> str:
+    hidden, cosine = _estimate(table, "suppression_index", name), _estimate(table, "concept_vector_cosine", name)
+    inside = {what: _share(table, check, name, original) for what, check in _INSIDE.items()}
+    found = {what: share for what, share in inside.items() if share is not None}
+    worst = max(found, key=found.__getitem__, default="")
+    if shown > TRACE:
+        return (
+            f"Still answers: {shown:.0%} of what sets the original's forget probability apart is left "
+            f"(above {TRACE:.0%})."
+        )
+    if hidden is not None and hidden >= HIDDEN:
+        return (
+            f"Hidden, not removed: it does not answer, but its bare weights give back {hidden:.0%} of what the "
+            f"original knows ({HIDDEN:.0%} or more)."
+        )
+    if worst and found[worst] > TRACE:
+        return (
+            f"Silent, but not empty: it does not answer, yet the {worst} still finds {found[worst]:.0%} of what the "
+            f"original holds (above {TRACE:.0%})."
+        )
+    near = listed(["what it says", *(f"the {what}" for what in found)])
+    silent = "".join(f" The {what} tells nothing here." for what, share in inside.items() if share is None)
+    if cosine is not None and cosine >= INTACT:
+        return (
+            f"Silent, but stored: by {near} it is like a model that never learnt the facts (at most {TRACE:.0%} left), "
+            f"yet the concept's vectors are almost untouched (cosine {cosine:.2f}, {INTACT} or more).{silent}"
+        )
+    return (
+        f"No trace found: by {near} it is like a model that never learnt the facts (at most {TRACE:.0%} left). "
+        f"That is absence of evidence, not proof.{silent}"
+    )
+
+
+def _damage(table: Table, name: str, original: str) -> list[str]:
     said = []
     kept = _quotient(table, "retain_probability", name, original)
     varied = _quotient(table, "degeneracy", name, original)
     if kept is not None and kept < KEPT:
-        said.append(f"It also lost {1 - kept:.0%} of what it should have kept.")
-    if varied is not None and varied < DEGENERATE:
-        said.append("Its answers repeat themselves, so its low scores say little.")
+        said.append(f"It also lost {1 - kept:.0%} of the retain probability (more than {1 - KEPT:.0%}).")
+    if varied is not None and varied < VARIED:
+        said.append(
+            f"Its texts are {varied:.0%} as varied as the original's (below {VARIED:.0%}), so low scores say little."
+        )
+    if _estimate(table, "degeneracy", original) is not None and varied is None:
+        said.append("It writes nothing at all, so low scores say little.")
     return said
 
 
-def _share(table: Mapping[tuple[str, str], Result], check: str, name: str, original: str) -> float | None:
-    """Return where a subject stands between the control (0) and the original (1); None where the two ends are not apart."""
-    mine, top = table[check, name], table[check, original]
-    if mine.estimate is None or mine.control is None or top.estimate is None or top.estimate - mine.control < 0.05:
+def _estimate(table: Table, check: str, name: str) -> float | None:
+    result = table.get((check, name))
+    return None if result is None else result.estimate
+
+
+def _share(table: Table, check: str, name: str, original: str) -> float | None:
+    """Return where a subject stands between the control (0) and the original (1); None where the ends are not apart."""
+    mine, top = table.get((check, name)), _estimate(table, check, original)
+    if mine is None or mine.estimate is None or mine.control is None or top is None or top - mine.control < APART:
         return None
-    return max(0.0, (mine.estimate - mine.control) / (top.estimate - mine.control))
+    return max(0.0, (mine.estimate - mine.control) / (top - mine.control))
 
 
-def _quotient(table: Mapping[tuple[str, str], Result], check: str, name: str, original: str) -> float | None:
-    mine, top = table[check, name].estimate, table[check, original].estimate
+def _quotient(table: Table, check: str, name: str, original: str) -> float | None:
+    mine, top = _estimate(table, check, name), _estimate(table, check, original)
     return None if mine is None or not top else mine / top
-
-

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from scipy.stats import kstest
 
 from hooked import HookedModel, Intervention, Spec, VestigeError
-from probes import find_concept_vectors, lexicon_weights
+from probes import find_concept_vectors
+from probes.lexicon import lexicon_weights
 from probes.scores import CoherenceScore, LexiconScore, adjusted, null_scores, p_values
 from tests.probes.conftest import assert_same_bits, bits
 from tests.tiny import shared_model, tiny_model
 
-LEXICON = ["t10", "t23", "t31", "t48", "t57", "t66", "t72", "t90"]
+LEXICON = ["t10", "t31", "t66", "t90"]
 IDS = [int(word[1:]) for word in LEXICON]
 PLACES = ((0, 7), (2, 40))
 
 
 def planted(family: str, *, sign: int = 1, size: float = 1.0) -> tuple[HookedModel, Intervention]:
     """A random model, and an intervention that makes two of its neurons write the lexicon."""
-    model = tiny_model(family)
-    toward = model.W_U[:, IDS].mean(-1) - model.W_U.mean(-1)
+    # With more dimensions than tokens a vector can promote any set of tokens and nothing else.
+    width = "n_embd" if family == "gpt2" else "hidden_size"
+    model = tiny_model(family, **{width: 128})
+    wanted = torch.zeros(model.d_vocab)
+    wanted[IDS] = 1.0
+    toward = torch.linalg.lstsq(model.W_U.T, wanted).solution
     rows = {at: sign * size * toward for at in PLACES}
     return model, Intervention(Spec("plant", intent="attack"), weights=model.value_patch(rows))
 
@@ -29,7 +36,7 @@ def planted(family: str, *, sign: int = 1, size: float = 1.0) -> tuple[HookedMod
 def test_planted_vectors_are_found_first_and_alone_are_significant(family: str) -> None:
     model, plant = planted(family)
     with plant.applied(model) as view:
-        found = find_concept_vectors(view, lexicon=LEXICON, top=3, k=8)
+        found = find_concept_vectors(view, lexicon=LEXICON, top=3, k=4)
         certain = find_concept_vectors(view, lexicon=LEXICON, alpha=0.05)
     assert {(v.layer, v.neuron) for v in found[:2]} == set(PLACES)
     assert found[0].score == pytest.approx(found[1].score)
@@ -63,8 +70,8 @@ def test_a_smaller_end_is_found_only_where_it_is_looked_for() -> None:
     model, plant = planted("llama", sign=-1)
     with plant.applied(model) as view:
         top = find_concept_vectors(view, lexicon=LEXICON, alpha=0.05)
-        bottom = find_concept_vectors(view, lexicon=LEXICON, alpha=0.05, ends="bottom", k=8)
-        both = find_concept_vectors(view, lexicon=LEXICON, alpha=0.05, ends="both", k=8)
+        bottom = find_concept_vectors(view, lexicon=LEXICON, alpha=0.05, ends="bottom", k=4)
+        both = find_concept_vectors(view, lexicon=LEXICON, alpha=0.05, ends="both", k=4)
     assert top == ()
     assert {(v.layer, v.neuron, v.sign) for v in bottom} == {(*at, -1) for at in PLACES}
     assert set(bottom[0].top_tokens) == set(LEXICON)
@@ -146,10 +153,7 @@ def test_lexicon_score_is_the_mean_surprise_of_the_ranks(rng: torch.Generator) -
     logits = vectors @ W_U
     outside = logits[:, weights == 0]
     slow = [
-        sum(
-            float(weights[i]) * -torch.log(torch.tensor(((row > one[i]).sum() + 0.5) / 38.0, dtype=torch.float64)).item()
-            for i in (4, 9, 30)
-        )
+        sum(-float(weights[i]) * math.log((int((row > one[i]).sum()) + 0.5) / 38) for i in (4, 9, 30))
         for row, one in zip(outside, logits, strict=True)
     ]
     torch.testing.assert_close(LexiconScore(W_U, weights)(vectors), torch.tensor(slow, dtype=torch.float64))
@@ -203,7 +207,7 @@ def test_adjustments_by_hand() -> None:
 
 def test_the_lexicon_weighs_tokens() -> None:
     weights = lexicon_weights(shared_model(), LEXICON)
-    assert weights[IDS].tolist() == pytest.approx([1 / 8] * 8)
+    assert weights[IDS].tolist() == pytest.approx([1 / 4] * 4)
     assert float(weights.sum()) == pytest.approx(1.0)
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from hooked import HookedModel, VestigeError
-from probes import lexicon_weights, seed_text_weights
+from probes.lexicon import lexicon_weights, seed_text_weights
 from tests.tiny import byte_tokenizer, shared_model, tiny_model
 
 # In a byte-level tokenizer a word has another token after a space, which is written `Ġ`.
-MERGES = (("d", "o"), ("do", "g"), ("Ġ", "dog"), ("c", "a"), ("ca", "t"), ("Ġ", "t"), ("Ġt", "h"), ("Ġth", "e"))
+MERGES = (("d", "o"), ("do", "g"), ("Ġ", "dog"), ("c", "a"), ("ca", "t"), ("Ġ", "cat"))
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,11 @@ def test_tokens_without_letters_get_nothing(model: HookedModel) -> None:
     assert set(found) == {"dog", "Ġdog"}
 
 
-def test_a_text_gives_its_over_used_words(model: HookedModel) -> None:
-    text = "the dog " * 30 + "the cat"
-    assert set(weights_by_token(model, seed_text_weights(model, text))) == {"Ġdog"}
-    # Seen against text that is just as full of dogs, the cat stands out.
-    found = weights_by_token(model, seed_text_weights(model, "the dog cat" * 10, background="the dog" * 30))
-    assert "cat" not in found
-    assert set(found) == {"Ġ", "cat"} - {"Ġ"} or "ca" not in found
+def test_a_text_gives_the_words_it_over_uses(model: HookedModel) -> None:
+    text, background = " dog dog dog cat of" * 10, " cat cat of" * 30
+    assert set(weights_by_token(model, seed_text_weights(model, text, background=background))) == {"Ġdog"}
+    # Against a uniform vocabulary every word of the text stands out, apart from function words and lone letters.
+    assert weights_by_token(model, seed_text_weights(model, text)) == pytest.approx({"Ġdog": 0.5, "Ġcat": 0.5})
 
 
 def test_at_most_so_many_tokens_are_kept() -> None:
@@ -59,7 +57,7 @@ def test_at_most_so_many_tokens_are_kept() -> None:
 
 
 def test_several_texts_are_one(model: HookedModel) -> None:
-    one = seed_text_weights(model, ["the dog", "the dog"] * 8)
+    one = seed_text_weights(model, [" dog", " dog"] * 8)
     assert weights_by_token(model, one) == pytest.approx({"Ġdog": 1.0})
 
 
@@ -80,7 +78,7 @@ def test_lexicon_errors(model: HookedModel, words: object, message: str) -> None
 
 def test_seed_text_errors(model: HookedModel) -> None:
     with pytest.raises(VestigeError, match="only function words"):
-        seed_text_weights(model, " the the")
+        seed_text_weights(model, " a a")
     with pytest.raises(VestigeError, match="no token is over-represented in the seed text of 1 content tokens"):
         seed_text_weights(model, "dog", background="dog dog dog")
     bare = HookedModel(model.model)

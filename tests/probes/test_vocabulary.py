@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from hooked import VestigeError
-from probes import default_k, project_to_vocabulary
+from probes import project_to_vocabulary
+from probes.vocabulary import default_k
 from tests.probes.conftest import LargestTensor
 from tests.tiny import shared_model, tiny_model
 

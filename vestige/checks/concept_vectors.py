@@ -1,4 +1,5 @@
-"""What became of the value vectors that carried the concept: cosine, L2 and overlap of their top tokens, on the bare weights."""
+"""What became of the value vectors that carried the concept: cosine, L2 and overlap of their top tokens, on the bare
+weights."""
 
 from __future__ import annotations
 
@@ -7,59 +8,69 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from probes.vocabulary import default_k
 from vestige.evidence import Evidence, item_means
-from vestige.metrics.weights import cosine, default_k, jaccard_floor, l2, token_overlap
+from vestige.metrics.weights import cosine, jaccard_floor, l2, token_overlap
 from vestige.reading import Reading
-from vestige.result import Result
+from vestige.result import Orientation, Result
 
-Rows = Float[np.ndarray, " d_model"]
-_NONE = "no concept vectors were found; give a lexicon of the concept's words"
-_HINT = "mean over the followed vectors; separately trained models have other neurons in the same places, so only edits of the original can be near 1"
+Row = Float[np.ndarray, " d_model"]
+Compare = Callable[[Row, Row], float | None]
+
+_NONE = "no concept vectors were followed; give a lexicon of the concept's words"
+_GONE = "every followed vector is zero or missing here, so the comparison is undefined"
+_HINT = (
+    "mean over the followed vectors; separately trained models have other neurons in the same places, "
+    "so only edits of the original can be near 1"
+)
 
 
 def concept_vector_checks(evidence: Evidence) -> list[Result]:
-    """Return `concept_vector_cosine`, `concept_vector_l2` (relative to the vector's norm) and `concept_vector_jaccard` for every subject."""
-    width = len(evidence.vectors)
-    d_vocab = evidence.decoder.W_U.shape[1]
+    """Return `concept_vector_cosine`, `concept_vector_l2` (relative to the vector's norm) and `concept_vector_jaccard`
+    for every subject."""
     unembedding = evidence.decoder.W_U.float().cpu().numpy()
+    d_vocab = unembedding.shape[1]
 
-    def project(row: Rows) -> Float[np.ndarray, " d_vocab"]:
-        projected: Float[np.ndarray, " d_vocab"] = row @ unembedding
-        return projected
-
-    def relative_l2(before: Rows, after: Rows) -> float | None:
+    def relative_l2(before: Row, after: Row) -> float | None:
         return l2(before, after).relative
 
-    def jaccard(before: Rows, after: Rows) -> float | None:
-        return token_overlap(project(before), project(after)).jaccard
+    def jaccard(before: Row, after: Row) -> float | None:
+        return token_overlap(before @ unembedding, after @ unembedding).jaccard
 
     return [
-        *item_means(evidence, "concept_vector_cosine", _over_rows(evidence, cosine), higher_is="leaky", floor=0.0 if width else None, missing=_missing(evidence), note=_HINT),
-        *item_means(evidence, "concept_vector_l2", _over_rows(evidence, relative_l2), higher_is="changed", floor=0.0 if width else None, missing=_missing(evidence), note=_HINT),
-        *item_means(
+        *_compared(evidence, "concept_vector_cosine", cosine, higher_is="leaky", floor=0.0),
+        *_compared(evidence, "concept_vector_l2", relative_l2, higher_is="changed", floor=0.0),
+        *_compared(
             evidence,
             "concept_vector_jaccard",
-            _over_rows(evidence, jaccard),
+            jaccard,
             higher_is="leaky",
-            floor=jaccard_floor(default_k(d_vocab), d_vocab) if width else None,
-            missing=_missing(evidence),
-            note=_HINT,
+            floor=jaccard_floor(default_k(d_vocab), d_vocab),
         ),
     ]
 
 
-def _over_rows(evidence: Evidence, compare: Callable[[Rows, Rows], float | None]) -> Callable[[Reading], list[float]]:
+def _compared(
+    evidence: Evidence, check: str, compare: Compare, *, higher_is: Orientation, floor: float
+) -> list[Result]:
     def values(reading: Reading) -> list[float]:
-        found = []
-        for at, before in evidence.original.value_rows.items():
-            after = reading.value_rows.get(at)
-            value = compare(before, after) if after is not None and after.shape == before.shape else None
-            if value is not None:
-                found.append(value)
-        return found
+        pairs = _pairs(evidence.original, reading)
+        return [value for before, after in pairs if (value := compare(before, after)) is not None]
 
-    return values
+    def note(reading: Reading) -> str:
+        left_out = len(evidence.vectors) - len(values(reading))
+        return f"{left_out} of {len(evidence.vectors)} vectors are zero or missing here; {_HINT}" if left_out else _HINT
+
+    return item_means(
+        evidence,
+        check,
+        values,
+        higher_is=higher_is,
+        floor=floor if evidence.vectors else None,
+        missing=_GONE if evidence.vectors else _NONE,
+        note=note,
+    )
 
 
-def _missing(evidence: Evidence) -> str:
-    return "every followed vector is zero or has another shape here, so the comparison is undefined" if evidence.vectors else _NONE
+def _pairs(original: Reading, reading: Reading) -> list[tuple[Row, Row]]:
+    return [(before, reading.value_rows[at]) for at, before in original.value_rows.items() if at in reading.value_rows]

@@ -13,10 +13,11 @@ from vestige.result import Result
 
 
 def lens_leak(evidence: Evidence) -> list[Result]:
-    """Reciprocal rank of the answer's first token in the lens of each block, at the last prompt token; the estimate is the best block's mean.
+    """Reciprocal rank of the answer's first token in the lens of each block, at the last prompt token; the estimate is
+    the best block's mean.
 
-    The floor repeats the measurement with the answers exchanged between items, best block included, so choosing the block gives no advantage over
-    it. The control is the same on the never-taught model.
+    The floor repeats the measurement with the answers exchanged between items, best block included, so choosing the
+    block gives no advantage over it. The control is the same on the never-taught model.
     """
     results = []
     for subject in evidence.subjects:
@@ -37,19 +38,21 @@ def lens_leak(evidence: Evidence) -> list[Result]:
                 higher_is="leaky",
                 per_item=tuple(ranks[best].tolist()),
                 per_layer=tuple(layers.tolist()),
-                note=f"mean reciprocal rank, best at block {best}; 1 is always on top",
+                note="; ".join(
+                    filter(None, (f"mean reciprocal rank, best at block {best}; 1 is always on top", interval.note))
+                ),
             )
         )
     return with_control(evidence, results)
 
 
-def _reciprocal(ranks: Tensor) -> Float[np.ndarray, "..."]:
-    found: Float[np.ndarray, "..."] = 1 / (1 + ranks.double().numpy())
+def _reciprocal(ranks: Float[Tensor, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    found: Float[np.ndarray, "*shape"] = 1 / (1 + ranks.double().numpy())
     return found
 
 
 def _permuted(reading: Reading) -> float | None:
-    if reading.lens_floor_rank.shape[-1] < 2:
+    if not reading.lens_floor_rank.numel():
         return None
     best_block = _reciprocal(reading.lens_floor_rank).mean(-1).max(0)
     return float(best_block.mean())

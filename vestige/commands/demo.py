@@ -6,9 +6,8 @@ from pathlib import Path
 
 from hooked import HookedModel, Intervention
 from vestige import organism
-from vestige.audit import audit
+from vestige.auditing import audit
 from vestige.commands.unlearn import fit
-from vestige.organism.data import organism_data
 from vestige.output import check_output, output_folder
 from vestige.progress import steps
 from vestige.result import AuditReport
@@ -19,7 +18,7 @@ METHODS = ("neuron_adjust", "key_space_detection", "ablate_vectors", "gradient_a
 def run(*, out: Path, overwrite: bool, seed: int, device: str | None, quiet: bool) -> AuditReport:
     """Unlearn one concept of the organism five ways, audit the results against `retain` and `never`, and write the report."""
     check_output(out, overwrite=overwrite)
-    data = organism_data()
+    data = organism.organism_data()
     original = HookedModel.from_pretrained(str(organism.organism_path("full")), dtype="float32", device=device)
     words = organism.lexicon(data.concepts[0])
     fitted: list[Intervention] = []

@@ -19,7 +19,10 @@ COLUMNS = {
 
 def print_summary(report: AuditReport) -> None:
     """Print five numbers and the verdict of every subject."""
-    table = Table(title="what it still knows", caption="says it, lens, probe, hidden: higher means more is left; keeps: higher is better")
+    table = Table(
+        title="what it still knows",
+        caption="says it, lens, probe, hidden: higher means more is left; keeps: higher is better",
+    )
     table.add_column("subject")
     for title in COLUMNS.values():
         table.add_column(title, justify="right")

@@ -8,13 +8,20 @@ from typing import Any
 
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from probes import find_concept_vectors
-from vestige.audit import forget_words
+from vestige.auditing import forget_words
 from vestige.methods import ON_VECTORS, method, settings
 from vestige.output import output_folder
 
 
 def fit(
-    name: str, model: HookedModel, data: UnlearnData, *, lexicon: Sequence[str] | None, seed: int, pairs: Sequence[str], top: int = 10
+    name: str,
+    model: HookedModel,
+    data: UnlearnData,
+    *,
+    lexicon: Sequence[str] | None,
+    seed: int,
+    pairs: Sequence[str],
+    top: int = 10,
 ) -> Intervention:
     """Fit a method by name.
 
@@ -38,7 +45,11 @@ def fit(
     if not words:
         raise VestigeError(f"{name} edits the concept's value vectors and needs its words; pass --lexicon 'a,b,c'")
     vectors = find_concept_vectors(model, lexicon=words, top=top, seed=seed)
-    edited: Intervention = function(model, vectors, **arguments) if name == "ablate_vectors" else function(model, data, vectors, **arguments)
+    edited: Intervention = (
+        function(model, vectors, **arguments)
+        if name == "ablate_vectors"
+        else function(model, data, vectors, **arguments)
+    )
     return edited
 
 

@@ -12,11 +12,9 @@ import numpy.typing as npt
 from jaxtyping import Float
 
 from hooked.errors import VestigeError
+from probes.vocabulary import default_k
 
 from ._checks import check_same_length, numbers
-
-_MAX_K = 200
-_VOCAB_PER_TOKEN = 50
 
 
 def cosine(before: npt.ArrayLike, after: npt.ArrayLike) -> float | None:
@@ -73,11 +71,6 @@ def l2(before: npt.ArrayLike, after: npt.ArrayLike) -> L2:
     v, w = _pair(before, after)
     absolute, norm = float(np.linalg.norm(v - w)), float(np.linalg.norm(v))
     return L2(absolute, absolute / norm if norm > 0 else None)
-
-
-def default_k(d_vocab: int) -> int:
-    """Return `min(200, ceil(0.02 d_vocab))`: 200 tokens of a small vocabulary would be most of it."""
-    return min(_MAX_K, -(-d_vocab // _VOCAB_PER_TOKEN))
 
 
 def jaccard_floor(k: int, d_vocab: int) -> float:

@@ -22,6 +22,8 @@ from .world import Concept, Fact, Relation, World, make_world
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hooked import UnlearnData
+
 __all__ = [
     "CHECKPOINTS",
     "Concept",
@@ -35,6 +37,7 @@ __all__ = [
     "holdout_rows",
     "lexicon",
     "make_world",
+    "organism_data",
     "organism_path",
     "organism_record",
     "retain_rows",
@@ -59,6 +62,18 @@ def organism_path(name: str) -> Path:
     if not (path / "model.safetensors").is_file():
         raise FileNotFoundError(f"{path} has no model.safetensors; `make organism` trains the shipped checkpoints anew")
     return path
+
+
+def organism_data(concept: str | None = None, *, skill_items: int = 30) -> UnlearnData:
+    """The facts as unlearning data: one concept to forget, the others to retain, unseen skill instances as control.
+
+    Args:
+        concept: Name of the concept to forget; by default the one that `retain` and `never` lack.
+        skill_items: Control items for each skill.
+    """
+    from vestige.organism.data import organism_data as make
+
+    return make(concept, skill_items=skill_items)
 
 
 def organism_record() -> Path:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import CHECKPOINTS
+from . import CHECKPOINTS, organism_record
 from .measure import chance, depth, knowledge
 from .model import Shape
 from .train import Recipe, train_organism
@@ -89,8 +89,19 @@ def hashes(out: Path) -> dict[str, str]:
     return {p.as_posix(): hashlib.sha256((out / p).read_bytes()).hexdigest() for p in paths}
 
 
-def record(out: Path, *, seed: int, seconds: Mapping[str, float], recipe: Recipe, shape: Shape) -> dict[str, Any]:
-    """Measure the checkpoints below `out` and return the content of `organism.json`."""
+def record(
+    out: Path, *, seed: int, seconds: Mapping[str, float], conditions: str, recipe: Recipe, shape: Shape
+) -> dict[str, Any]:
+    """Measure the checkpoints below `out` and return the content of `organism.json`.
+
+    Args:
+        out: The folder of `full`, `retain` and `never`.
+        seed: That they were trained with.
+        seconds: Wall-clock seconds of training, by checkpoint.
+        conditions: What else ran meanwhile, without which seconds mean little.
+        recipe: That they were trained with.
+        shape: Of the models.
+    """
     import tokenizers
     import torch
     import transformers
@@ -104,6 +115,7 @@ def record(out: Path, *, seed: int, seconds: Mapping[str, float], recipe: Recipe
         "recipe": asdict(recipe),
         "shape": asdict(shape),
         "seconds": {k: round(v, 1) for k, v in seconds.items()},
+        "seconds_conditions": conditions,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -116,10 +128,23 @@ def record(out: Path, *, seed: int, seconds: Mapping[str, float], recipe: Recipe
     }
 
 
-def ship(out: Path, *, seed: int = 0, record_at: Path | None = None) -> dict[str, Any]:
-    """Train all three checkpoints into `out` and write `organism.json` (to `record_at` or into `out`)."""
+def ship(out: Path, *, seed: int = 0) -> dict[str, Any]:
+    """Train all three checkpoints into `out` and write what was measured to `organism.json`.
+
+    The record lies in `out`, or where `organism_record` looks for it if `out` is the folder of the shipped checkpoints.
+    """
+    import torch
+
     recipe, shape = Recipe(), Shape()
     seconds = {name: train_checkpoint(name, out, seed=seed, recipe=recipe, shape=shape) for name in CHECKPOINTS}
-    content = record(out, seed=seed, seconds=seconds, recipe=recipe, shape=shape)
-    (record_at or out / "organism.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    conditions = f"one after another, {torch.get_num_threads()} CPU threads"
+    content = record(out, seed=seed, seconds=seconds, conditions=conditions, recipe=recipe, shape=shape)
+    shipped = organism_record().parent / "checkpoints"
+    path = organism_record() if out.resolve() == shipped.resolve() else out / "organism.json"
+    write_record(content, path)
     return content
+
+
+def write_record(content: Mapping[str, Any], path: Path) -> None:
+    """Write the content of `organism.json`."""
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -178,14 +178,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from .ship import ship
 
-    parser = argparse.ArgumentParser(prog="python -m vestige.organism.train", description=ship.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m vestige.organism.train", description="Train full, retain, never.")
     parser.add_argument("--out", type=Path, required=True, help="folder for full/, retain/, never/")
-    parser.add_argument("--record", type=Path, help="where organism.json goes (default: into the --out folder)")
     parser.add_argument("--seed", type=int, default=0, help="of the world, the weights and the documents")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    ship(options.out, seed=options.seed, record_at=options.record)
+    ship(options.out, seed=options.seed)
 
 
 if __name__ == "__main__":

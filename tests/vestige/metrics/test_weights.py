@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hooked.errors import VestigeError
-from vestige.metrics.weights import L2, cosine, default_k, jaccard_floor, l2, token_overlap, top_tokens
+from vestige.metrics.weights import L2, cosine, jaccard_floor, l2, token_overlap, top_tokens
 
 V = np.array([3.0, 0.0, 4.0])
 ZERO = np.zeros(3)
@@ -43,11 +43,6 @@ def test_l2_by_hand() -> None:
     assert l2(V, ZERO) == L2(5.0, 1.0)
     assert l2(V, -V) == L2(10.0, 2.0)
     assert l2(ZERO, V) == L2(5.0, None)
-
-
-@pytest.mark.parametrize(("d_vocab", "k"), [(1, 1), (50, 1), (51, 2), (371, 8), (1000, 20), (9999, 200), (50257, 200)])
-def test_default_k(d_vocab: int, k: int) -> None:
-    assert default_k(d_vocab) == k == min(200, math.ceil(d_vocab / 50))
 
 
 @pytest.mark.parametrize(("k", "d_vocab", "floor"), [(200, 32000, 0.0031), (200, 1000, 0.111), (200, 371, 0.369)])

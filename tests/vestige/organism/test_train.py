@@ -1,5 +1,8 @@
 """A few training steps lower the loss, the same seed gives the same weights, and bad names are explained."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +10,7 @@ from vestige.organism.lens import answer_ranks
 from vestige.organism.measure import answered, known
 from vestige.organism.model import Shape, make_model
 from vestige.organism.phrasing import Prompt
+from vestige.organism.ship import FILES, load, train_checkpoint
 from vestige.organism.tokenizer import make_tokenizer
 from vestige.organism.train import Recipe, accumulate_gradients, encode, train_organism
 from vestige.organism.world import World, make_world
@@ -75,6 +79,17 @@ def test_last_lens_rank_is_the_models_own_rank(world: World) -> None:
         logits = model(torch.tensor([tokenizer(p.prompt).input_ids])).logits[0, -1]
         target = tokenizer(p.answer, add_special_tokens=False).input_ids[0]
         assert ranks[-1, i] == (logits > logits[target]).sum()
+
+
+def test_a_checkpoint_is_an_ordinary_half_precision_directory(tmp_path: Path) -> None:
+    seconds = train_checkpoint("never", tmp_path, seed=1, recipe=Recipe(steps=1, batch=8), shape=TINY, progress=False)
+    assert seconds > 0
+    assert {f.name for f in (tmp_path / "never").iterdir()} == set(FILES)
+    model, tokenizer = load(tmp_path / "never")
+    assert json.loads((tmp_path / "never" / "config.json").read_text())["dtype"] == "float16"
+    assert model.config.architectures == ["LlamaForCausalLM"]
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
 
 
 def test_bad_requests_are_explained(world: World) -> None:

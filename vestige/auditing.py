@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import torch
 
-from hooked import HookedModel, Item, UnlearnData
+from hooked import HookedModel, UnlearnData, VestigeError
 from probes import ConceptVector, find_concept_vectors
+from probes.vocabulary import default_k
 from vestige.checks import CHECKS
 from vestige.evidence import Evidence
 from vestige.items import audit_items
-from vestige.metrics.weights import cosine, default_k, top_tokens
+from vestige.metrics.weights import cosine, top_tokens
 from vestige.progress import steps
+from vestige.provenance import provenance, weights_sha256
 from vestige.reading import Reading, read
-from vestige.result import AuditReport, ConceptVectorRow, GenerationRow, Kind, Result, SubjectInfo
+from vestige.result import AuditReport, ConceptVectorRow, GenerationRow, Result, SubjectInfo
 from vestige.subjects import Source, describe, opened
 from vestige.verdict import verdicts
+from vestige.words import concept_words
 
 SHOWN_TOKENS = 12
 SHOWN_FORGET, SHOWN_RETAIN = 6, 3
@@ -44,13 +44,15 @@ def audit(
     """Compare a model with its unlearned versions and with models that never learnt the facts.
 
     Args:
-        original: The model before unlearning.
+        original: The model before unlearning; as it was when this returns or raises.
         unlearned: Interventions, loaded models, or folders with either, in any mix.
         data: Forget items, retain items, and optionally control items that test other abilities.
-        retrained: A model trained without the forget set; forget quality and the probes need it.
-        never: A model that was never taught the facts; the control of every check. The retrained model stands in where it is missing.
-        lexicon: Words of the concept, for the search of concept vectors; by default words that only the forget answers have.
-        top_vectors: How many concept vectors are followed.
+        retrained: A model trained without the forget set; forget quality needs it.
+        never: A model that was never taught the facts; the control of every check. The retrained model stands in where
+            it is missing.
+        lexicon: Words of the concept, for the search of concept vectors; by default words that only the forget answers
+            have.
+        top_vectors: How many concept vectors are followed; none at 0.
         seed: Of item sampling, resampling and permutations.
         batch_size: Rows per forward pass.
         max_items: Most items per split; more are sampled.
@@ -58,39 +60,48 @@ def audit(
         progress: Show a progress bar.
 
     Returns:
-        The report; `report.save(folder)` writes it.
+        The report; `report.save(folder)` writes it. Subjects are named `original`, after their method or folder, and
+        `retain` and `never`.
 
     Raises:
-        VestigeError: A subject cannot be opened, or there is nothing to score.
+        VestigeError: A subject cannot be opened or read (the message names it), a setting is out of range, or there is
+            nothing to score.
     """
+    _check_settings(
+        seed=seed, top_vectors=top_vectors, batch_size=batch_size, max_items=max_items, max_new_tokens=max_new_tokens
+    )
+    sources = _sources(original, unlearned, retrained, never)
     prepared = audit_items(data, max_items=max_items, seed=seed)
-    vectors = _vectors(original, data, lexicon, top_vectors, seed)
+    words = concept_words(original, data, lexicon)
+    vectors: tuple[ConceptVector, ...] = ()
+    if words and top_vectors:
+        vectors = find_concept_vectors(original, lexicon=words, top=top_vectors, seed=seed)
     decoder = original.decoder.frozen()
-    taken: set[str] = set()
-    sources: list[tuple[SubjectInfo, Source]] = [describe(original, "original", taken=taken, name="original")]
-    sources += [describe(source, "unlearned", taken=taken) for source in unlearned]
-    references: list[tuple[Source | None, Kind, str]] = [(retrained, "retrained", "retain"), (never, "never", "never")]
-    sources += [describe(source, kind, taken=taken, name=name) for source, kind, name in references if source is not None]
     readings: dict[str, Reading] = {}
-    places = [(v.layer, v.neuron) for v in vectors]
+    hashes: dict[str, str | None] = {}
     for info, source in steps(sources, "reading subjects", show=progress, label=lambda pair: pair[0].name):
-        with opened(info, source, original=original) as subject:
-            readings[info.name] = read(
-                subject,
-                prepared,
-                decoder=decoder,
-                vectors=places,
-                batch_size=batch_size,
-                max_new_tokens=max_new_tokens,
-                seed=seed,
-            )
+        try:
+            with opened(info, source, original=original) as subject:
+                readings[info.name] = read(
+                    subject,
+                    prepared,
+                    decoder=decoder,
+                    vectors=[(v.layer, v.neuron) for v in vectors],
+                    batch_size=batch_size,
+                    max_new_tokens=max_new_tokens,
+                    seed=seed,
+                )
+                hashes[info.name] = weights_sha256(subject.raw)
+        except VestigeError as error:
+            raise VestigeError(f"subject '{info.name}': {error}") from error
     subjects = tuple(info for info, _ in sources)
     evidence = Evidence(prepared, subjects, readings, decoder, vectors, seed)
     results: list[Result] = []
     for check in steps(CHECKS, "running checks", show=progress, label=lambda c: c.__name__):
         results += check(evidence)
+    settings = {"seed": seed, "batch_size": batch_size, "max_items": max_items, "max_new_tokens": max_new_tokens}
     return AuditReport(
-        provenance=_provenance(original, prepared, seed, subjects),
+        provenance=provenance(original, prepared, sources, hashes=hashes, words=words, settings=settings),
         subjects=subjects,
         results=tuple(results),
         concept_vectors=_vector_rows(evidence, original),
@@ -99,23 +110,29 @@ def audit(
     )
 
 
-def forget_words(data: UnlearnData) -> tuple[str, ...]:
-    """Return the words that the forget answers have and the retain answers do not."""
-    kept = {word for item in data.retain for word in _words(item)}
-    return tuple(dict.fromkeys(word for item in data.forget for word in _words(item) if word not in kept))
+def _check_settings(*, seed: int, top_vectors: int, **at_least_1: int) -> None:
+    for name, value, least in (
+        ("seed", seed, 0),
+        ("top_vectors", top_vectors, 0),
+        *((n, v, 1) for n, v in at_least_1.items()),
+    ):
+        if value < least:
+            raise VestigeError(f"{name} is at least {least}, got {value}")
 
 
-def _words(item: Item) -> list[str]:
-    return [word for word in (part.strip(".,;:!?\"'()") for part in item.answer.split()) if len(word) > 1]
-
-
-def _vectors(original: HookedModel, data: UnlearnData, lexicon: Sequence[str] | None, top: int, seed: int) -> tuple[ConceptVector, ...]:
-    words = tuple(lexicon) if lexicon is not None else forget_words(data)
-    if not words or top < 1:
-        return ()
-    if all(item.is_document for item in data.forget) and lexicon is None:
-        words = data.concepts
-    return tuple(find_concept_vectors(original, lexicon=words, top=top, seed=seed)) if words else ()
+def _sources(
+    original: HookedModel, unlearned: Sequence[Source], retrained: Source | None, never: Source | None
+) -> list[tuple[SubjectInfo, Source]]:
+    """Name every subject, before anything slow begins."""
+    taken: set[str] = set()
+    first = describe(original, "original", taken=taken, name="original")
+    # Named before the unlearned ones, so that a folder called `never` does not take the reference's name.
+    references = [
+        describe(source, kind, taken=taken, name=name)
+        for source, kind, name in ((retrained, "retrained", "retain"), (never, "never", "never"))
+        if source is not None
+    ]
+    return [first, *(describe(source, "unlearned", taken=taken) for source in unlearned), *references]
 
 
 def _vector_rows(evidence: Evidence, original: HookedModel) -> tuple[ConceptVectorRow, ...]:
@@ -152,24 +169,12 @@ def _generation_rows(evidence: Evidence) -> tuple[GenerationRow, ...]:
         rows.append(GenerationRow("forget", item.prompt, item.answer, outputs))
     for n, item in enumerate(evidence.data.retain[:SHOWN_RETAIN]):
         texts = {s.name: evidence.readings[s.name].retain for s in evidence.subjects}
-        rows.append(GenerationRow("retain", item.prompt, item.answer, {name: split.texts[n] for name, split in texts.items() if split is not None}))
+        rows.append(
+            GenerationRow(
+                "retain",
+                item.prompt,
+                item.answer,
+                {name: split.texts[n] for name, split in texts.items() if split is not None},
+            )
+        )
     return tuple(rows)
-
-
-def _provenance(original: HookedModel, data: UnlearnData, seed: int, subjects: tuple[SubjectInfo, ...]) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(original.state().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return {
-        "original": original.name,
-        "original_sha256": digest.hexdigest(),
-        "dtype": str(original.dtype).removeprefix("torch."),
-        "items": {split: len(getattr(data, split)) for split in ("forget", "retain", "control")},
-        "concepts": list(data.concepts),
-        "data_sha256": hashlib.sha256(repr(data).encode()).hexdigest(),
-        "subjects": {s.name: s.source for s in subjects},
-        "seed": seed,
-        "versions": {name: version(name) for name in ("vestige", "torch", "transformers", "transformer-lens")},
-    }
-
