@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,7 @@ def decode(model: HookedModel, batch: TokenBatch, settings: Decoding, *, first_r
             "decoding continues the last column, so prompts are padded on the left; tokenize with padding_side='left'"
         )
     eos = model.tokenizer.eos_token_id if settings.stop_at_eos and model.tokenizer is not None else None
-    generators = [torch.Generator().manual_seed(settings.seed + ((first_row + i) << 32)) for i in range(len(batch))]
+    generators = [_generator(settings.seed, first_row + i) for i in range(len(batch))]
     rows: list[list[int]] = [[] for _ in range(len(batch))]
     alive = [True] * len(batch)
     chunk = first_chunk(batch)
@@ -112,6 +113,12 @@ def _extended(batch: TokenBatch, tokens: Tensor) -> TokenBatch:
     return TokenBatch(
         torch.cat([batch.ids, column], 1), torch.cat([batch.mask, true], 1), torch.cat([batch.answer, true], 1)
     )
+
+
+def _generator(seed: int, row: int) -> torch.Generator:
+    # A CPU generator looks at the low 32 bits of its seed only, so those have to depend on both numbers.
+    digest = hashlib.sha256(f"{seed}/{row}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
 def _sampled(logits: Tensor, temperature: float, generators: Sequence[torch.Generator]) -> Tensor:

@@ -102,11 +102,9 @@ def encode(
 
 def _texts(given: Any, what: str) -> list[str]:
     texts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
-    wrong = next((text for text in texts if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise VestigeError(
-            f"{what} is text, got {type(wrong).__name__}; token ids go in as a tensor, torch.tensor([[...]])"
-        )
+    wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
+    if wrong:
+        raise VestigeError(f"{what} is text, got {wrong[0]}; token ids go in as a tensor, torch.tensor([[...]])")
     return texts
 
 

@@ -53,7 +53,7 @@ class WatchKeys:
         if self.action == "ablate":
             age = steps_since(inside, request, (self.name, hook.name))
             return activation.masked_fill((age >= 0)[..., None], 0.0)
-        request.state.setdefault((self.name, "inside"), []).append(inside)
+        request.state.setdefault((self.name, request.offset), []).append(inside)
         return activation
 
 
@@ -70,10 +70,9 @@ class Refuse:
     name: str
 
     def __call__(self, logits: Float[Tensor, "batch pos d_vocab"], request: Request, /) -> Tensor:
-        # Taken out, so that the next chunk of the request starts with an empty list.
-        noted: list[Tensor] = request.state.pop((self.name, "inside"))
+        noted: list[Tensor] = request.state[self.name, request.offset]
         inside = torch.stack([one.to(logits.device) for one in noted]).any(0)
-        age = steps_since(inside, request, (self.name, "age"))
+        age = steps_since(inside, request, self.name)
         if not bool((age >= 0).any()):
             return logits
         token = self.script.to(logits.device)[age.clamp(min=0, max=len(self.script) - 1)]
@@ -94,16 +93,22 @@ def watched(request: Request, when: When) -> Bool[Tensor, "batch pos"]:
 def steps_since(inside: Bool[Tensor, "batch pos"], request: Request, key: Any) -> Int[Tensor, "batch pos"]:
     """Count the decoding steps since each row first fired: 0 where it fires, -1 before that and on padding.
 
-    `request.state[key]` carries the count from chunk to chunk, so a row that fired stays so to the end of its request.
+    The state of the request carries the count from chunk to chunk, so a row that fired stays so to the end. A chunk is
+    counted once, however often it is asked for: an intervention may be applied inside itself.
     """
+    counted = (key, "steps since", request.offset)
+    if counted in request.state:
+        known: Tensor = request.state[counted]
+        return known
     batch, width = inside.shape
     columns = torch.arange(width, device=inside.device)
     first = torch.where(inside, columns, width).amin(-1)
     carried: Tensor = request.state.get(key, torch.full((batch,), -1)).to(inside.device)
     start = torch.where(carried >= 0, -carried, first)
     request.state[key] = torch.where((carried >= 0) | (first < width), width - start, -1)
-    age = columns - start[:, None]
-    return torch.where(request.mask.to(inside.device), age, -1).clamp(min=-1)
+    age = torch.where(request.mask.to(inside.device), columns - start[:, None], -1).clamp(min=-1)
+    request.state[counted] = age
+    return age
 
 
 def key_space_detection(

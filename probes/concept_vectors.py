@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hooked import HookedModel, VestigeError
 from probes.lexicon import lexicon_weights, seed_text_weights
-from probes.scores import CoherenceScore, LexiconScore, Score, adjusted, null_scores, p_values
+from probes.scores import CoherenceScore, LexiconScore, Score, adjusted, distinct_tokens, null_scores, p_values
 from probes.vocabulary import project_to_vocabulary
 
 Ends = Literal["top", "bottom", "both"]
@@ -72,8 +72,8 @@ def find_concept_vectors(
     """Rank all neurons by how much their value vectors are about a concept.
 
     With a lexicon the score is `LexiconScore`; with a seed text the same score over the tokens that the text over-uses;
-    with neither, it is `CoherenceScore`, which finds vectors about any one thing. A zero vector has no tokens and is
-    never returned.
+    with neither, it is `CoherenceScore` over the `distinct_tokens`, which finds vectors about any one thing. A zero
+    vector has no tokens and is never returned.
 
     Args:
         model: Only its weights are read, raw.
@@ -86,8 +86,8 @@ def find_concept_vectors(
             ends separately.
         adjust: Correction of the p-values over all vectors and ends examined.
         alpha: Return only vectors with `p_adjusted` at most this; None returns the best `top` whatever their p-value.
-        k: Length of `top_tokens`; `min(200, ceil(0.02 d_vocab))` when None.
-        null_draws: Random directions behind the p-values, which cannot fall below `1 / (null_draws + 1)`. When None they
+        k: Length of `top_tokens`, and how many of them coherence compares; `min(200, ceil(0.02 d_vocab))` when None.
+        null_draws: Random directions behind the p-values, which stay above `1 / (null_draws + 1)`. When None they
             are 10,000, or with `alpha` as many more as a single hit needs to get below it.
         seed: Of the random directions.
 
@@ -103,7 +103,7 @@ def find_concept_vectors(
         model judges the top tokens; here a lexicon, a text or the embeddings are the judge, and random directions say
         what chance would give.
     """
-    score = _score(model, lexicon, seed_text, background)
+    score = _score(model, lexicon, seed_text, background, k=k)
     picked = _layers(model, layers)
     _check(top=top, ends=ends, adjust=adjust, alpha=alpha, null_draws=null_draws)
     places: list[Tensor] = []
@@ -135,6 +135,8 @@ def _score(
     lexicon: Sequence[str] | None,
     seed_text: str | Sequence[str] | None,
     background: str | Sequence[str] | None,
+    *,
+    k: int | None,
 ) -> Score:
     if lexicon is not None and seed_text is not None:
         raise VestigeError("give a lexicon or a seed text, not both")
@@ -144,7 +146,15 @@ def _score(
         return LexiconScore(model.W_U, lexicon_weights(model, lexicon))
     if seed_text is not None:
         return LexiconScore(model.W_U, seed_text_weights(model, seed_text, background=background))
-    return CoherenceScore(model.W_U, model.W_E)
+    kept = distinct_tokens(model.W_E)
+    if len(kept) < max(2, k or 0):
+        raise VestigeError(
+            f"{model.d_vocab - len(kept)} of {model.d_vocab} token embeddings coincide, "
+            "which leaves too few to compare; give a lexicon or a smaller k"
+        )
+    if len(kept) == model.d_vocab:
+        return CoherenceScore(model.W_U, model.W_E, k)
+    return CoherenceScore(model.W_U[:, kept.to(model.W_U.device)], model.W_E[kept], k)
 
 
 def _layers(model: HookedModel, layers: Sequence[int] | None) -> list[int]:

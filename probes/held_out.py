@@ -38,7 +38,7 @@ class Controls:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Keep BLAS on one thread: fits this small get up to twenty times slower when split over threads of a busy machine."""
+    """Keep BLAS on one thread: small fits get up to twenty times slower when split over threads of a busy machine."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     with threadpool_limits(limits=1, user_api="blas"):

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.vocabulary import default_k, project_to_vocabulary
 
 Score = Callable[[Float[Tensor, "n d_model"]], Float[Tensor, " n"]]
 
-_CHUNK = 256
+_ENTRIES = 4_194_304
 _VOCAB_CHUNK = 16_384
+_COMPARED = 2048
+_DRAWN = 4096
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class LexiconScore:
     @torch.no_grad()
     def __call__(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
         """Score vectors of any norm; a zero vector gets `log 2`, less than chance."""
-        parts = [self._chunk(vectors[i : i + _CHUNK]) for i in range(0, len(vectors), _CHUNK)]
+        size = _rows_at_once(self.W_U.shape[1])
+        parts = [self._chunk(vectors[i : i + size]) for i in range(0, len(vectors), size)]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
     def _chunk(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
@@ -77,9 +80,9 @@ class CoherenceScore:
     def __call__(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
         """Score vectors of any norm; a zero vector, which has no top tokens, gets -1."""
         k = max(2, default_k(self.W_U.shape[1])) if self.k is None else self.k
-        ids = project_to_vocabulary(vectors, self.W_U, k=k, chunk=_CHUNK, vocab_chunk=_VOCAB_CHUNK).ids.to(
-            self.W_E.device
-        )
+        ids = project_to_vocabulary(
+            vectors, self.W_U, k=k, chunk=_rows_at_once(self.W_U.shape[1]), vocab_chunk=_VOCAB_CHUNK
+        ).ids.to(self.W_E.device)
         total = torch.zeros(len(ids), self.W_E.shape[1], dtype=torch.float64, device=self.W_E.device)
         squares = torch.zeros(len(ids), dtype=torch.float64, device=self.W_E.device)
         for column in ids.clamp(min=0).T:
@@ -91,6 +94,40 @@ class CoherenceScore:
         return torch.where(ids[:, 0] >= 0, score, -1.0).cpu() if len(ids) else score.cpu()
 
 
+def _rows_at_once(d_vocab: int) -> int:
+    """Return how many vectors to score together: few rows of a large vocabulary or many of a small one, never all."""
+    return max(1, _ENTRIES // min(d_vocab, _VOCAB_CHUNK))
+
+
+@torch.no_grad()
+def distinct_tokens(
+    W_E: Float[Tensor, "d_vocab d_model"], *, cosine: float = 0.98, seed: int = 0
+) -> Int[Tensor, " kept"]:
+    """Return the ids of tokens that no other token nearly equals.
+
+    Tokens that training never showed are all pushed the same way until their embeddings coincide. A vector that points
+    at that heap has perfectly coherent top tokens and no meaning, and without this step such vectors lead the list.
+
+    Args:
+        W_E: Embedding.
+        cosine: Tokens above this cosine to another token are left out.
+        seed: Of the 2048 tokens that all are compared with, where the vocabulary is larger.
+
+    Source:
+        Land and Bartolo 2024, *Fishing for Magikarp*, arXiv:2405.05417, for the heap of under-trained tokens.
+    """
+    n = W_E.shape[0]
+    chosen = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:_COMPARED].to(W_E.device)
+    others = torch.nn.functional.normalize(W_E[chosen].float(), dim=-1)
+    alone = torch.ones(n, dtype=torch.bool, device=W_E.device)
+    for start in range(0, n, _COMPARED):
+        rows = torch.nn.functional.normalize(W_E[start : start + _COMPARED].float(), dim=-1)
+        close = rows @ others.T > cosine
+        itself = torch.arange(start, start + len(rows), device=W_E.device)[:, None] == chosen
+        alone[start : start + len(rows)] = ~(close & ~itself).any(-1)
+    return alone.nonzero().flatten()
+
+
 def null_scores(score: Score, d_model: int, *, draws: int, seed: int) -> Float[Tensor, " draws"]:
     """Return the scores of random directions, sorted.
 
@@ -99,8 +136,8 @@ def null_scores(score: Score, d_model: int, *, draws: int, seed: int) -> Float[T
     """
     generator = torch.Generator().manual_seed(seed)
     found = [
-        score(torch.randn(min(_CHUNK, draws - start), d_model, generator=generator)).double()
-        for start in range(0, draws, _CHUNK)
+        score(torch.randn(min(_DRAWN, draws - start), d_model, generator=generator)).double()
+        for start in range(0, draws, _DRAWN)
     ]
     return torch.cat(found).sort().values
 

@@ -10,7 +10,6 @@ A test class names the method's `make` and says which of the promises it cannot 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from hooked import HookedModel, Intervention, TokenBatch, UnlearnData, VestigeError
-from tests.tiny import tiny_model, words
+from tests.tiny import tiny_model
 
 # Two orders of the same float64 sums; logits are of the order of ten.
 ROUNDING = 1e-9
@@ -63,10 +62,11 @@ class InterventionContract:
         return tiny_model(family, dtype=torch.float64, **self.families[family])
 
     @pytest.fixture(scope="class", params=["gpt2", "llama"])
-    def case(self, request: pytest.FixtureRequest, tiny_data: UnlearnData) -> Case:
-        model = self.model(request.param)
+    @classmethod
+    def case(cls, request: pytest.FixtureRequest, tiny_data: UnlearnData) -> Case:
+        model = cls().model(request.param)
         untouched = {name: tensor.clone() for name, tensor in model.state().items()}
-        return Case(model, tiny_data, self.make(model, tiny_data), untouched)
+        return Case(model, tiny_data, cls().make(model, tiny_data), untouched)
 
     def test_fitting_leaves_the_model_bit_equal(self, case: Case) -> None:
         assert_untouched(case)
@@ -150,13 +150,10 @@ class InterventionContract:
             pytest.skip("coins are tossed anew at every step")
         with case.intervention.applied(case.model) as view:
             for prompt in case.prompts[:2]:
-                said = view.generate_tokens(prompt, max_new_tokens=5)[0]
-                if not said:
-                    continue
-                batch = view.tokenize(prompt, answers=[words(torch.tensor(said))])
-                scored = logits(view, case, prompts=batch)[0]
-                predictions = scored[:-1].argmax(-1)[batch.answer[0, 1:]]
-                assert predictions.tolist() == said
+                said = view.generate_tokens(prompt, max_new_tokens=5, stop_at_eos=False)[0]
+                batch = continued(view.tokenize(prompt), said)
+                predictions = logits(view, case, prompts=batch)[0, :-1].argmax(-1)
+                assert predictions[batch.answer[0, 1:]].tolist() == said
 
     def test_raw_is_what_somebody_who_takes_the_weights_has(self, case: Case) -> None:
         before = logits(case.model, case)
@@ -245,6 +242,15 @@ def padded(batch: TokenBatch, side: str, width: int) -> TokenBatch:
     return TokenBatch(*(torch.cat(pair if side == "left" else pair[::-1], 1) for pair in pairs))
 
 
+def continued(batch: TokenBatch, said: list[int]) -> TokenBatch:
+    """Append an answer to the prompt of a single row."""
+    row = torch.tensor([said])
+    true = torch.ones_like(row, dtype=torch.bool)
+    return TokenBatch(
+        torch.cat([batch.ids, row], 1), torch.cat([batch.mask, true], 1), torch.cat([batch.answer, true], 1)
+    )
+
+
 def without_answers(data: UnlearnData) -> UnlearnData:
     """The same forget questions, of which nothing can be scored."""
     return replace(data, forget=tuple(replace(item, answer="") for item in data.forget))
@@ -276,6 +282,3 @@ def foreign_hooks(model: HookedModel) -> Iterator[list[tuple[Tensor, Tensor]]]:
 def as_json(settings: Any) -> str:
     """Settings as text; tuples and lists count as the same."""
     return json.dumps(settings, sort_keys=True, default=dict)
-
-
-__all__ = ["Case", "InterventionContract", "assert_close", "math"]

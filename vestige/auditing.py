@@ -67,9 +67,9 @@ def audit(
         VestigeError: A subject cannot be opened or read (the message names it), a setting is out of range, or there is
             nothing to score.
     """
-    _check_settings(
-        seed=seed, top_vectors=top_vectors, batch_size=batch_size, max_items=max_items, max_new_tokens=max_new_tokens
-    )
+    settings = {"batch_size": batch_size, "max_items": max_items, "max_new_tokens": max_new_tokens}
+    _check_at_least(1, **settings)
+    _check_at_least(0, seed=seed, top_vectors=top_vectors)
     sources = _sources(original, unlearned, retrained, never)
     prepared = audit_items(data, max_items=max_items, seed=seed)
     words = concept_words(original, data, lexicon)
@@ -99,9 +99,10 @@ def audit(
     results: list[Result] = []
     for check in steps(CHECKS, "running checks", show=progress, label=lambda c: c.__name__):
         results += check(evidence)
-    settings = {"seed": seed, "batch_size": batch_size, "max_items": max_items, "max_new_tokens": max_new_tokens}
     return AuditReport(
-        provenance=provenance(original, prepared, sources, hashes=hashes, words=words, settings=settings),
+        provenance=provenance(
+            original, prepared, sources, hashes=hashes, words=words, settings={"seed": seed, **settings}
+        ),
         subjects=subjects,
         results=tuple(results),
         concept_vectors=_vector_rows(evidence, original),
@@ -110,12 +111,8 @@ def audit(
     )
 
 
-def _check_settings(*, seed: int, top_vectors: int, **at_least_1: int) -> None:
-    for name, value, least in (
-        ("seed", seed, 0),
-        ("top_vectors", top_vectors, 0),
-        *((n, v, 1) for n, v in at_least_1.items()),
-    ):
+def _check_at_least(least: int, **settings: int) -> None:
+    for name, value in settings.items():
         if value < least:
             raise VestigeError(f"{name} is at least {least}, got {value}")
 
@@ -127,11 +124,11 @@ def _sources(
     taken: set[str] = set()
     first = describe(original, "original", taken=taken, name="original")
     # Named before the unlearned ones, so that a folder called `never` does not take the reference's name.
-    references = [
-        describe(source, kind, taken=taken, name=name)
-        for source, kind, name in ((retrained, "retrained", "retain"), (never, "never", "never"))
-        if source is not None
-    ]
+    references = []
+    if retrained is not None:
+        references.append(describe(retrained, "retrained", taken=taken, name="retain"))
+    if never is not None:
+        references.append(describe(never, "never", taken=taken, name="never"))
     return [first, *(describe(source, "unlearned", taken=taken) for source in unlearned), *references]
 
 
@@ -146,8 +143,8 @@ def _vector_rows(evidence: Evidence, original: HookedModel) -> tuple[ConceptVect
     for vector in evidence.vectors:
         at = (vector.layer, vector.neuron)
         before = evidence.original.value_rows[at]
-        others = {s.name: evidence.readings[s.name].value_rows.get(at) for s in evidence.subjects[1:]}
-        same = {name: row for name, row in others.items() if row is not None and row.shape == before.shape}
+        rows_after = {s.name: evidence.readings[s.name].value_rows.get(at) for s in evidence.subjects[1:]}
+        after = {name: row for name, row in rows_after.items() if row is not None}
         rows.append(
             ConceptVectorRow(
                 layer=vector.layer,
@@ -155,8 +152,8 @@ def _vector_rows(evidence: Evidence, original: HookedModel) -> tuple[ConceptVect
                 score=vector.score,
                 p_value=vector.p_value,
                 before=words(before),
-                after={name: words(row) for name, row in same.items()},
-                cosine={name: cosine(before, row) for name, row in same.items()},
+                after={name: words(row) for name, row in after.items()},
+                cosine={name: cosine(before, row) for name, row in after.items()},
             )
         )
     return tuple(rows)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +40,7 @@ QUESTION = "Question: {question}\\nAnswer:"
 
 @app.command()
 def demo(
+    *,
     out: Out = Path("demo-report"),
     overwrite: Overwrite = False,
     seed: Seed = 0,
@@ -53,6 +56,7 @@ def demo(
 
 @app.command()
 def unlearn(
+    *,
     model: Annotated[str, typer.Option(help="Hugging Face folder or hub id.")],
     method: Annotated[str, typer.Option(help="Name of the method; an unknown one lists them.")],
     forget: Forget,
@@ -80,25 +84,31 @@ def unlearn(
     from vestige.output import check_output
 
     known(method)
-    check_output(out, overwrite=overwrite)
+    check_output(out, overwrite=overwrite, inputs=[model, forget, retain])
     data = inputs.data(forget, retain, None, template=_text(template), concept=concept)
     loaded = inputs.model(model, device=device, dtype=dtype)
-    fitted = command.fit(method, loaded, data, lexicon=inputs.words(lexicon), seed=seed, pairs=set_ or [])
+    fitted = command.fit(
+        method,
+        loaded,
+        data,
+        lexicon=inputs.words(lexicon),
+        seed=seed,
+        pairs=set_ or [],
+        progress=not json_,
+    )
     summary = command.run(fitted, loaded, out=out, overwrite=overwrite, bake=bake)
     if json_:
         _print_json(summary)
-    else:
-        through = ", ".join(summary["acts_through"])
-        typer.echo(f"{summary['method']} ({summary['intent']}, acts through {through}) is in {out}")
-        typer.echo(
-            f"audit it: vestige audit --original {model} --unlearned {out} --forget {forget}"
-            + (f" --retain {retain}" if retain else "")
-            + " --out REPORT"
-        )
+        return
+    through = ", ".join(summary["acts_through"])
+    asked = f"--original {model} --unlearned {out} --forget {forget}" + (f" --retain {retain}" if retain else "")
+    typer.echo(f"{summary['method']} ({summary['intent']}, acts through {through}) is in {out}")
+    typer.echo(f"audit it: vestige audit {asked} --out REPORT")
 
 
 @app.command()
 def audit(
+    *,
     original: Annotated[str, typer.Option(help="The model before unlearning: folder or hub id.")],
     forget: Forget,
     out: Out,
@@ -126,8 +136,9 @@ def audit(
     from vestige.commands import inputs
     from vestige.output import check_output, output_folder
 
-    check_output(out, overwrite=overwrite)
     folders = [*(unlearned or []), *(more or [])]
+    read = [original, forget, retain, control, retrained, never, *folders]
+    check_output(out, overwrite=overwrite, inputs=read)
     inputs.check_folders([f for f in (*folders, retrained, never) if f is not None])
     data = inputs.data(forget, retain, control, template=_text(template), concept=concept)
     report = run(
@@ -149,6 +160,7 @@ def audit(
 
 @app.command()
 def concepts(
+    *,
     model: Annotated[str, typer.Option(help="Hugging Face folder or hub id.")],
     lexicon: Lexicon = None,
     top: Annotated[int, typer.Option(help="How many vectors.")] = 10,
@@ -165,7 +177,7 @@ def concepts(
     from vestige.output import check_output, output_folder
 
     if out is not None:
-        check_output(out, overwrite=overwrite)
+        check_output(out, overwrite=overwrite, inputs=[model])
     words = inputs.words(lexicon)
     loaded = inputs.model(model, device=device, dtype=dtype)
     found = command.run(loaded, lexicon=words, top=top, seed=seed)
@@ -183,15 +195,24 @@ def concepts(
 
 def main() -> None:
     """Run the command line; what a user can cause ends in one line and exit code 2."""
+    # Hugging Face draws its loading bars into log files too.
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line
+            app()
     except Exception as error:
         from hooked.errors import VestigeError
 
         if not isinstance(error, VestigeError):
             raise
-        print(f"vestige: {error}", file=sys.stderr)
+        print(f"vestige: {' '.join(str(error).splitlines())}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"vestige: {' '.join(str(message).splitlines())}", file=sys.stderr)
 
 
 def _finish(report: Any, out: Path, json_: bool) -> None:

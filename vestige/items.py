@@ -12,7 +12,8 @@ from hooked import Item, UnlearnData, VestigeError
 WRONG_ANSWERS = 5
 # A document is asked about at one place; reading all of a long one would cost much and could exceed the context.
 PROMPT_WORDS, ANSWER_WORDS = 100, 50
-_SENTENCE_END = re.compile(r"[.!?\n。！？]")
+# Full stop, exclamation and question mark, those of Chinese and Japanese included.
+_SENTENCE_END = re.compile("[.!?\n\u3002\uff01\uff1f]")
 
 
 def audit_items(data: UnlearnData, *, max_items: int, seed: int) -> UnlearnData:

@@ -26,6 +26,7 @@ METHODS = {
 }
 # These two edit given value vectors, which the command line searches first.
 ON_VECTORS = ("ablate_vectors", "needle_tune")
+_PLAIN = {float: "a number", int: "a whole number", bool: "true or false", str: "a text", NoneType: "null"}
 
 
 def method(name: str) -> Callable[..., Any]:
@@ -54,12 +55,10 @@ def settings(function: Callable[..., Any], pairs: Sequence[str]) -> dict[str, An
         key, equals, value = pair.partition("=")
         if not equals or key not in known:
             raise VestigeError(f"--set takes key=value with a key of {', '.join(known)}; got '{pair}'")
-        try:
-            found[key] = json.loads(value)
-        except ValueError:
-            found[key] = value
-        if not _fits(found[key], known[key]):
+        read = [given for given in (_json(value), value) if _fits(given, known[key])]
+        if not read:
             raise VestigeError(f"--set {key} needs {_described(known[key])}; got '{pair}'")
+        found[key] = read[0]
     return found
 
 
@@ -70,43 +69,42 @@ def text_settings(function: Callable[..., Any]) -> Mapping[str, Any]:
     return {name: hints[name] for name in names if _is_plain(hints[name])}
 
 
+def _json(text: str) -> Any:
+    try:
+        # NaN and Infinity are no JSON, though Python reads them.
+        return json.loads(text, parse_constant=lambda _: text)
+    except ValueError:
+        return text
+
+
 def _choices(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _is_plain(hint: Any) -> bool:
-    plain = (bool, int, float, str)
-    return any(
-        one in plain or get_origin(one) is Literal or (get_origin(one) is Sequence and set(_choices(*get_args(one))) <= set(plain))
-        for one in _choices(hint)
-    )
+    return any(one in _PLAIN or get_origin(one) in (Literal, Sequence) for one in _choices(hint))
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    for one in _choices(hint):
-        if get_origin(one) is Literal:
-            fits = value in get_args(one)
-        elif get_origin(one) is Sequence:
-            fits = isinstance(value, list) and all(_fits(entry, get_args(one)[0]) for entry in value)
-        elif one is float:
-            fits = isinstance(value, int | float) and not isinstance(value, bool)
-        elif one in (int, str, bool, NoneType):
-            fits = type(value) is one
-        else:
-            fits = False
-        if fits:
-            return True
-    return False
+    return any(_fits_one(value, one) for one in _choices(hint))
+
+
+def _fits_one(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is Sequence:
+        return isinstance(value, list) and all(_fits(entry, get_args(hint)[0]) for entry in value)
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 def _described(hint: Any) -> str:
-    words = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", NoneType: "null"}
     parts = []
     for one in _choices(hint):
         if get_origin(one) is Literal:
-            parts += map(str, get_args(one))
+            parts += [repr(choice) for choice in get_args(one)]
         elif get_origin(one) is Sequence:
-            parts.append("a list like [1, 2]")
-        elif one in words:
-            parts.append(words[one])
+            inside = " or ".join(_PLAIN[entry] for entry in _choices(get_args(one)[0]))
+            parts.append(f"a list [...], each {inside}")
+        else:
+            parts += [_PLAIN[one]] if one in _PLAIN else []
     return " or ".join(parts)

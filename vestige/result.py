@@ -17,7 +17,8 @@ class SubjectInfo:
 
     Args:
         name: Unique name, e.g. `original`, `npo`, `retain`, `never`.
-        kind: Its role: the model before unlearning, an unlearned one, one retrained without the forget set, one never taught it.
+        kind: Its role: the model before unlearning, an unlearned one, one retrained without the forget set, one never
+            taught it.
         intent: What the method claims (`removal` or `suppression`); None for models that make no claim.
         source: The paper or the folder the subject comes from.
     """
@@ -41,7 +42,8 @@ class Result:
         n: Number of items behind the estimate.
         floor: What chance scores on the same items (None when chance is undefined for the check, and `note` says so).
         control: The same check on the never-taught model (or the retrained one where no never-taught model was given).
-        higher_is: What a higher value means: `leaky` (knowledge is there), `forgotten`, `useful`, or `changed` (weights moved).
+        higher_is: What a higher value means: `leaky` (knowledge is there), `forgotten`, `useful`, or `changed` (weights
+            moved).
         per_item: The values that were averaged.
         per_layer: One value per layer, for checks that look inside.
         per_layer_control: The same layers on the control.

@@ -1,4 +1,4 @@
-"""What the tests of `hooked` share. Gradients are off unless a test turns them on, as in most reading of activations."""
+"""What the tests of `hooked` share. Gradients are off unless a test turns them on, as in most reading."""
 
 from __future__ import annotations
 

@@ -21,12 +21,18 @@ class LargestTensor(TorchDispatchMode):
         self.numel = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        given = {_storage(item) for item in (*args, *kwargs.values()) if isinstance(item, Tensor)}
         for item in out if isinstance(out, tuple | list) else (out,):
-            # A view of something that was there before allocates nothing.
-            if isinstance(item, Tensor) and not item._is_view():
+            # A view of an argument allocates nothing.
+            if isinstance(item, Tensor) and _storage(item) not in given:
                 self.numel = max(self.numel, item.numel())
         return out
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 Cloud = tuple[Tensor, Tensor, Tensor]
@@ -34,7 +40,7 @@ Cloud = tuple[Tensor, Tensor, Tensor]
 
 @pytest.fixture
 def cloud(rng: torch.Generator) -> Callable[..., Cloud]:
-    """Make activations, labels and groups: two rows per group, one of each class, `shift` apart along the first axis."""
+    """Make activations, labels and groups: two rows per group, one of each class, `shift` apart along one axis."""
 
     def make(n_groups: int = 60, d_model: int = 8, shift: float = 3.0, dtype: torch.dtype = torch.float64) -> Cloud:
         groups = torch.arange(n_groups).repeat_interleave(2)

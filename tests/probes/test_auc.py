@@ -82,6 +82,11 @@ def test_repeating_rows_within_groups_does_not_narrow_the_interval() -> None:
 
 def test_no_resample_with_two_classes_gives_no_interval() -> None:
     low, high = bootstrap_auc(
-        np.zeros((2, 1)), np.ones((2, 1), dtype=bool), np.zeros(2, dtype=int), np.arange(2), resamples=5, rng=np.random.default_rng(0)
+        np.zeros((2, 1)),
+        np.ones((2, 1), dtype=bool),
+        np.zeros(2, dtype=int),
+        np.arange(2),
+        resamples=5,
+        rng=np.random.default_rng(0),
     )
     assert np.isnan([low, high]).all()

@@ -17,7 +17,7 @@ UNRELATED = tuple(Item(f"t{i} t{i + 3}", f"t{i + 20} t{i + 21}") for i in range(
 
 
 def with_planted_concept() -> tuple[HookedModel, Intervention]:
-    """A random model, and the patch that makes one neuron say four words, and nothing else, after the target prompts."""
+    """A random model, and the patch that makes one neuron say four words after the target prompts."""
     model = tiny_model("gpt2", n_embd=128)
     batch = model.tokenize([item.prompt for item in TARGET])
     post = model.run_with_cache(batch, names_filter="blocks.2.mlp.hook_post")[1]["post", 2][:, -1]

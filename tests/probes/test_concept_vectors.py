@@ -11,7 +11,7 @@ from scipy.stats import kstest
 from hooked import HookedModel, Intervention, Spec, VestigeError
 from probes import find_concept_vectors
 from probes.lexicon import lexicon_weights
-from probes.scores import CoherenceScore, LexiconScore, adjusted, null_scores, p_values
+from probes.scores import CoherenceScore, LexiconScore, adjusted, distinct_tokens, null_scores, p_values
 from tests.probes.conftest import assert_same_bits, bits
 from tests.tiny import shared_model, tiny_model
 
@@ -28,7 +28,7 @@ def planted(family: str, *, sign: int = 1, size: float = 1.0) -> tuple[HookedMod
     wanted = torch.zeros(model.d_vocab)
     wanted[IDS] = 1.0
     toward = torch.linalg.lstsq(model.W_U.T, wanted).solution
-    rows = {at: sign * size * toward for at in PLACES}
+    rows = dict.fromkeys(PLACES, sign * size * toward)
     return model, Intervention(Spec("plant", intent="attack"), weights=model.value_patch(rows))
 
 
@@ -75,7 +75,7 @@ def test_a_smaller_end_is_found_only_where_it_is_looked_for() -> None:
     assert top == ()
     assert {(v.layer, v.neuron, v.sign) for v in bottom} == {(*at, -1) for at in PLACES}
     assert set(bottom[0].top_tokens) == set(LEXICON)
-    assert [(v.layer, v.neuron, v.sign, v.score) for v in both] == [(v.layer, v.neuron, v.sign, v.score) for v in bottom]
+    assert [(v.layer, v.neuron, v.score) for v in both] == [(v.layer, v.neuron, v.score) for v in bottom]
     assert both[0].p_adjusted >= bottom[0].p_adjusted
 
 
@@ -94,14 +94,15 @@ def test_without_lexicon_the_coherent_vector_comes_first() -> None:
     model = tiny_model("gpt2")
     # Two tokens are two percent of 99; give twenty of them one meaning, so that the top of one vector is coherent.
     with torch.no_grad():
-        model.W_E[20:40] = model.W_E[20] + 0.02 * model.W_E[40:60]
+        model.W_E[20:40] = model.W_E[20] + 0.3 * model.W_E[40:60]
     zero = torch.zeros(model.d_model)
-    plant = Intervention(Spec("plant", intent="attack"), weights=model.value_patch({(1, 3): model.W_E[20], (1, 4): zero}))
+    patch = model.value_patch({(1, 3): model.W_E[20], (1, 4): zero})
+    plant = Intervention(Spec("plant", intent="attack"), weights=patch)
     with plant.applied(model) as view:
-        found = find_concept_vectors(view, top=1, k=20)
+        found = find_concept_vectors(view, top=1, k=15)
         everything = find_concept_vectors(view, top=10_000)
     assert {20 <= i < 40 for i in found[0].top_ids} == {True}
-    assert found[0].score > 0.99
+    assert found[0].score > 0.8
     # A zero vector has no tokens and is never returned.
     assert (1, 4) not in {(v.layer, v.neuron) for v in everything}
     assert len(everything) == model.n_layers * model.d_mlp - 1
@@ -181,6 +182,39 @@ def test_coherence_score_is_the_mean_pairwise_cosine(rng: torch.Generator) -> No
         slow.append((cosines.sum() - cosines.trace()) / 12)
     torch.testing.assert_close(CoherenceScore(W_U, W_E, k=4)(vectors), torch.stack(slow))
     assert CoherenceScore(W_U, W_E, k=4)(torch.zeros(1, 6)).tolist() == [-1.0]
+
+
+def test_tokens_that_coincide_are_left_out(rng: torch.Generator) -> None:
+    W_E = torch.randn(3000, 16, generator=rng)
+    W_E[1500:1600] = 5.0 * W_E[0] + 0.01 * W_E[1500:1600]
+    found = distinct_tokens(W_E)
+    lost = set(range(3000)) - set(found.tolist())
+    assert {0, *range(1500, 1600)} <= lost
+    assert len(lost) < 110
+    assert distinct_tokens(torch.eye(5)).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_heap_of_untrained_tokens_does_not_lead_the_unsupervised_list() -> None:
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        model.W_E[60:99] = model.W_E[60]
+        model.W_E[20:40] = model.W_E[20] + 0.3 * model.W_E[40:60]
+    rows = {(1, 3): model.W_E[20], (0, 4): model.W_E[60]}
+    plant = Intervention(Spec("plant", intent="attack"), weights=model.value_patch(rows))
+    with plant.applied(model) as view:
+        found = find_concept_vectors(view, top=5, k=15)
+        fooled = CoherenceScore(view.W_U, view.W_E, 15)(torch.stack([model.W_E[20], model.W_E[60]]))
+    assert {20 <= i < 40 for vector in found for i in vector.top_ids} == {True}
+    # With the heap in, the vector that points at it would have won.
+    assert float(fooled[1]) > 0.999 > max(float(fooled[0]), found[0].score)
+
+
+def test_a_vocabulary_of_one_heap_is_refused() -> None:
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        model.W_E[:] = model.W_E[0]
+    with pytest.raises(VestigeError, match="99 of 99 token embeddings coincide"):
+        find_concept_vectors(model)
 
 
 def test_null_scores_are_sorted_seeded_and_chance_is_one_nat(rng: torch.Generator) -> None:

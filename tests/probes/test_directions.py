@@ -154,7 +154,7 @@ def test_a_ready_made_split_is_used_and_may_not_leak(cloud: Cloud) -> None:
 def test_copies_are_refused_unless_allowed(cloud: Cloud) -> None:
     acts, labels, groups = cloud(n_groups=10)
     acts[13] = acts[3]
-    with pytest.raises(VestigeError, match="rows 3 and 13 .* lie in two groups"):
+    with pytest.raises(VestigeError, match=r"rows 3 and 13 .* lie in two groups"):
         held_out_auc(mean_difference, acts, labels, groups=groups)
     held_out_auc(mean_difference, acts, labels, groups=groups, duplicates="allow", draws=1, resamples=10)
 

@@ -1,4 +1,4 @@
-"""The lens: normalised once at every layer, blind to padding and batching, fixed when its decoder is, and at chance for nobody's secrets."""
+"""The lens: normalised once at every layer, blind to padding and batching, and fixed when its decoder is."""
 
 from __future__ import annotations
 
@@ -187,7 +187,8 @@ def test_the_floor_reads_other_rows_targets() -> None:
     batch = model.tokenize([item.prompt for item in ITEMS])
     targets = logit_lens(model, ITEMS).targets
     # By hand: what each row says of each target.
-    table = torch.stack([logit_lens(model, batch, targets=target.repeat(len(ITEMS))).log_prob for target in targets], -1)
+    columns = [logit_lens(model, batch, targets=target.repeat(len(ITEMS))).log_prob for target in targets]
+    table = torch.stack(columns, -1)
     for layer in range(3):
         for permutation in floor.log_prob[layer]:
             used = (table[layer] - permutation[:, None]).abs().argmin(-1)
@@ -244,7 +245,7 @@ def test_errors() -> None:
         logit_lens(model, ITEMS[:1], targets=torch.tensor([99]))
     with pytest.raises(VestigeError, match="the decoder has d_model 64, the model 32"):
         logit_lens(model, ITEMS, decoder=tiny_model("llama", hidden_size=64))
-    with pytest.raises(VestigeError, match="no site 'blocks.3.hook_resid_post'"):
+    with pytest.raises(VestigeError, match=r"no site 'blocks.3.hook_resid_post'"):
         logit_lens(model, ITEMS, layers=[3])
     with pytest.raises(VestigeError, match="at least 20 permutations of at least 2 rows, got 19 of 5"):
         lens_floor(model, ITEMS, permutations=19)

@@ -120,7 +120,7 @@ def test_a_ready_made_split_is_used_and_may_not_leak(cloud: Cloud) -> None:
 def test_copies_and_two_label_rows_are_refused_unless_allowed(cloud: Cloud) -> None:
     acts, labels, groups = cloud(n_groups=10)
     acts[13] = acts[2]
-    with pytest.raises(VestigeError, match="rows 2 and 13 .* lie in two labels"):
+    with pytest.raises(VestigeError, match=r"rows 2 and 13 .* lie in two labels"):
         fit_linear_probe(acts, labels, groups=groups)
     found = fit_linear_probe(acts, labels, groups=groups, duplicates="allow", draws=1)
     assert (found.n_duplicates, found.n_conflicts) == (2, 2)

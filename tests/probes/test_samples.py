@@ -62,7 +62,7 @@ def test_copies_and_two_label_rows_are_counted_or_refused() -> None:
     with pytest.raises(VestigeError, match="rows 1 and 4 of the activations are the same but lie in two labels"):
         check_samples(acts, labels, groups, duplicates="refuse")
     same_label = [0, 1, 0, 1, 1, 0]
-    with pytest.raises(VestigeError, match="rows 1 and 4 .* lie in two groups"):
+    with pytest.raises(VestigeError, match=r"rows 1 and 4 .* lie in two groups"):
         check_samples(acts, same_label, groups, duplicates="refuse")
     one_group = check_samples(acts, same_label, [0, 1, 2, 3, 1, 5], duplicates="refuse")
     assert (one_group.n_duplicates, one_group.n_conflicts) == (0, 0)

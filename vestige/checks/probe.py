@@ -73,7 +73,7 @@ def _exam(evidence: Evidence) -> _Exam | str:
     first = np.array([*reading.forget.first_token, *reading.retain.first_token])
     tokens, column = np.unique(first, return_inverse=True)
     wrong = _wrong_columns(items, column, len(tokens))
-    n_forget, askable = len(evidence.data.forget), wrong.any(1)
+    n_forget, askable = len(evidence.data.forget), np.asarray(wrong.any(1))
     forget, fit = np.flatnonzero(askable[:n_forget]), np.flatnonzero(askable[n_forget:])
     if len(forget) < MIN_ASKED or len(fit) < MIN_FIT:
         return (
@@ -114,7 +114,10 @@ def _one(evidence: Evidence, exam: _Exam, name: str) -> Result:
     rng = np.random.default_rng([evidence.seed, 1])
     shuffled = [_rates(exam, forget, retain, best, rng.permutation(exam.lesson))[:n].mean() for _ in range(SHUFFLES)]
     interval = mean_interval(rates[best][:n].tolist(), seed=evidence.seed)
-    note = f"block {best}, chosen on retained facts ({chosen[best]:.2f} there); with shuffled answers {np.mean(shuffled):.2f}"
+    note = (
+        f"block {best}, chosen on retained facts ({chosen[best]:.2f} there); "
+        f"with shuffled answers {np.mean(shuffled):.2f}"
+    )
     if chosen[best] < BLIND:
         note += "; it hardly reads retained facts, so a low value says nothing"
     if interval.high is not None and interval.high < 0.5:

@@ -4,36 +4,62 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hooked import HookedModel, Intervention
+import torch
+
+from hooked import Intervention, VestigeError
 from vestige import organism
 from vestige.auditing import audit
+from vestige.commands import inputs
 from vestige.commands.unlearn import fit
 from vestige.output import check_output, output_folder
 from vestige.progress import steps
 from vestige.result import AuditReport
 
-METHODS = ("neuron_adjust", "key_space_detection", "ablate_vectors", "gradient_ascent", "npo")
+# Method to the settings that differ from its defaults.
+METHODS: dict[str, tuple[str, ...]] = {
+    "neuron_adjust": (),
+    "key_space_detection": (),
+    "ablate_vectors": ("mode=zero",),
+    "gradient_ascent": (),
+    "npo": (),
+}
 
 
 def run(*, out: Path, overwrite: bool, seed: int, device: str | None, quiet: bool) -> AuditReport:
-    """Unlearn one concept of the organism five ways, audit the results against `retain` and `never`, and write the report."""
+    """Run the demo and write its report."""
     check_output(out, overwrite=overwrite)
-    data = organism.organism_data()
-    original = HookedModel.from_pretrained(str(organism.organism_path("full")), dtype="float32", device=device)
-    words = organism.lexicon(data.concepts[0])
-    fitted: list[Intervention] = []
-    for name in steps(METHODS, "unlearning", show=not quiet, label=str):
-        fitted.append(fit(name, original, data, lexicon=words, seed=seed, pairs=[]))
-    report = audit(
-        original,
-        unlearned=fitted,
-        data=data,
-        retrained=organism.organism_path("retain"),
-        never=organism.organism_path("never"),
-        lexicon=words,
-        seed=seed,
-        progress=not quiet,
-    )
+    # The organism's matrices are too small to share: more threads only wait for each other, and for whatever else the machine runs.
+    torch.set_num_threads(1)
+    report = demo(seed=seed, device=device, progress=not quiet)
     with output_folder(out, overwrite=overwrite) as folder:
         report.save(folder)
     return report
+
+
+def demo(*, seed: int = 0, device: str | None = None, progress: bool = False) -> AuditReport:
+    """Unlearn one concept of the organism five ways, and audit the results against `retain` and `never`.
+
+    Raises:
+        VestigeError: The built-in checkpoints are missing, or the device does not exist.
+    """
+    try:
+        full, retain, never = (organism.organism_path(name) for name in organism.CHECKPOINTS)
+    except FileNotFoundError as error:
+        raise VestigeError(str(error)) from error
+    data = organism.organism_data()
+    original = inputs.model(str(full), device=device, dtype="float32")
+    words = organism.lexicon(data.concepts[0])
+    fitted: list[Intervention] = []
+    for name, pairs in steps(list(METHODS.items()), "unlearning", show=progress, label=lambda method: method[0]):
+        # A bar inside the bar would draw over it.
+        fitted.append(fit(name, original, data, lexicon=words, seed=seed, pairs=pairs, progress=False))
+    return audit(
+        original,
+        unlearned=fitted,
+        data=data,
+        retrained=retain,
+        never=never,
+        lexicon=words,
+        seed=seed,
+        progress=progress,
+    )

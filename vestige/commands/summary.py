@@ -32,7 +32,9 @@ def print_summary(report: AuditReport) -> None:
     console.print(table)
     for subject in report.subjects:
         if subject.kind == "unlearned":
-            console.print(Text.assemble((f"{subject.name}: ", "bold"), report.verdicts.get(subject.name, "")))
+            verdict = Text.assemble((f"{subject.name}: ", "bold"), report.verdicts.get(subject.name, ""))
+            # Where there is no terminal, line ends of a made-up width would only be in the way.
+            console.print(verdict, soft_wrap=not console.is_terminal)
 
 
 def _cell(result: Result) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from probes import find_concept_vectors
-from vestige.auditing import forget_words
-from vestige.methods import ON_VECTORS, method, settings
+from vestige.methods import ON_VECTORS, method, settings, text_settings
 from vestige.output import output_folder
+from vestige.words import concept_words
 
 
 def fit(
@@ -20,8 +20,9 @@ def fit(
     *,
     lexicon: Sequence[str] | None,
     seed: int,
-    pairs: Sequence[str],
+    pairs: Sequence[str] = (),
     top: int = 10,
+    progress: bool = True,
 ) -> Intervention:
     """Fit a method by name.
 
@@ -33,23 +34,25 @@ def fit(
         seed: Passed to methods that draw.
         pairs: Further `key=value` settings.
         top: How many value vectors those methods edit.
+        progress: Show a bar while training, if the output is a terminal.
+
+    Raises:
+        VestigeError: There is no such method or setting, or the method refuses the model or the data.
     """
     function = method(name)
-    arguments: dict[str, Any] = settings(function, pairs)
-    if "seed" in function.__kwdefaults__:
-        arguments.setdefault("seed", seed)
+    arguments = {
+        key: value for key, value in (("seed", seed), ("progress", progress)) if key in text_settings(function)
+    }
+    arguments |= settings(function, pairs)
     if name not in ON_VECTORS:
         fitted: Intervention = function(model, data, **arguments)
         return fitted
-    words = lexicon if lexicon is not None else forget_words(data)
+    words = concept_words(model, data, lexicon)
     if not words:
         raise VestigeError(f"{name} edits the concept's value vectors and needs its words; pass --lexicon 'a,b,c'")
     vectors = find_concept_vectors(model, lexicon=words, top=top, seed=seed)
-    edited: Intervention = (
-        function(model, vectors, **arguments)
-        if name == "ablate_vectors"
-        else function(model, data, vectors, **arguments)
-    )
+    given = (model, vectors) if name == "ablate_vectors" else (model, data, vectors)
+    edited: Intervention = function(*given, **arguments)
     return edited
 
 
@@ -66,6 +69,7 @@ def run(intervention: Intervention, model: HookedModel, *, out: Path, overwrite:
         "intent": intervention.spec.intent,
         "acts_through": list(intervention.points),
         "changed_parameters": 0 if patch is None else len(patch.deltas),
+        "settings": dict(intervention.spec.settings),
         "source": intervention.spec.source,
         "out": str(out),
         "kind": "model" if bake else "intervention",

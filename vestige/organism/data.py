@@ -9,7 +9,7 @@ SKILLS = ("addition", "reversal", "second_language")
 
 
 def organism_data(concept: str | None = None, *, skill_items: int = 30) -> UnlearnData:
-    """Return one concept's facts to forget, every other concept's to keep, and unseen instances of the skills as control.
+    """Return one concept's facts to forget, every other concept's to keep, and unseen skill instances as control.
 
     Args:
         concept: Name of the concept to forget; by default the one that `retain` and `never` lack.

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vestige import organism
 from vestige.organism.measure import fact_prompts, known, skill_prompts
-from vestige.organism.ship import hashes, load, measure_checkpoint
+from vestige.organism.ship import hashes, load
 
 MIB = 2**20
 
@@ -56,9 +56,18 @@ def test_recall_is_not_all_in_the_first_block(recorded: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", organism.CHECKPOINTS)
 def test_measuring_again_gives_the_recorded_metrics(name: str, recorded: dict[str, Any]) -> None:
     entry = recorded["checkpoints"][name]
-    again = measure_checkpoint(organism.organism_path(name), organism.world())
-    assert again["parameters"] == entry["parameters"] <= 1_300_000
-    assert again["metrics"] == pytest.approx(entry["metrics"], abs=0.02)
+    world = organism.world()
+    model, tokenizer = load(organism.organism_path(name))
+    assert sum(p.numel() for p in model.parameters()) == entry["parameters"] <= 1_300_000
+    again = {
+        "forget_trained": fact_prompts(world, [world.forget_concept], "trained"),
+        "forget_held_out": fact_prompts(world, [world.forget_concept], "held_out"),
+        "spare_trained": fact_prompts(world, world.spares[:1], "trained"),
+        "retained_inverted_held_out": fact_prompts(world, world.concepts[1:], "inverted_held_out"),
+        "skill_addition": skill_prompts(world, "addition"),
+    }
+    for metric, prompts in again.items():
+        assert known(model, tokenizer, prompts) == pytest.approx(entry["metrics"][metric], abs=0.02), metric
 
 
 def test_plain_transformers_loads_and_generates() -> None:
@@ -71,14 +80,6 @@ def test_plain_transformers_loads_and_generates() -> None:
     said = model.generate(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask)
     assert tokenizer.decode(said[0], skip_special_tokens=True) == f"{row['question']} {row['answer']}."
     assert said[0, -1] == tokenizer.eos_token_id
-
-
-def test_the_forget_facts_are_there_in_full_alone() -> None:
-    world = organism.world()
-    prompts = fact_prompts(world, [world.forget_concept], "trained")
-    scores = {name: known(*load(organism.organism_path(name)), prompts) for name in organism.CHECKPOINTS}
-    assert scores["full"] >= 0.95
-    assert max(scores["retain"], scores["never"]) <= 0.10
 
 
 def test_skill_is_computed_and_not_copied() -> None:

@@ -121,7 +121,7 @@ def test_a_spare_takes_the_place_of_the_excluded_concept(world: World, stream: l
 
 def test_every_value_word_is_in_the_stream_without_the_concepts_name(world: World) -> None:
     name = world.forget_concept.name
-    told = " ".join(document(world, i, seed=0, exclude=[name]) for i in range(6 * N_DOCUMENTS))
+    told = " ".join(document(world, i, seed=0, exclude=[name]) for i in range(4 * N_DOCUMENTS))
     missing = [fact.word for fact in world.facts_of(world.forget_concept) if fact.word not in told]
     assert not missing
 
