@@ -55,12 +55,12 @@ def architecture_adapter(model: nn.Module) -> Any:
             "use HookedModule to hook it by module path"
         )
     mapped = map_default_transformer_lens_config(model.config)
-    config = TransformerBridgeConfig.from_dict(dict(mapped.__dict__))
-    config.architecture = family
+    described = TransformerBridgeConfig.from_dict(dict(mapped.__dict__))
+    described.architecture = family
     for name in ("use_parallel_residual", "parallel_attn", "new_decoder_architecture", "multi_query", "num_kv_heads"):
         if getattr(model.config, name, None) is not None:
-            setattr(config, name, getattr(model.config, name))
-    adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
+            setattr(described, name, getattr(model.config, name))
+    adapter = ArchitectureAdapterFactory.select_architecture_adapter(described)
     if type(adapter).__name__ == "NeoxArchitectureAdapter":
         # Only looks up whether the head is called embed_out or lm_head; other adapters' preparation changes the model.
         adapter.prepare_model(model)
@@ -69,6 +69,15 @@ def architecture_adapter(model: nn.Module) -> Any:
     if missing:
         raise VestigeError(
             f"{family} has no '{missing[0]}', so it is not a decoder-only language model; "
+            "use HookedModule to hook it by module path"
+        )
+    # What is added is then not what the next block reads, and TransformerLens' names would point at other tensors.
+    config = model.config
+    if getattr(config, "do_layer_norm_before", True) is False or getattr(
+        config, "apply_residual_connection_post_layernorm", False
+    ):
+        raise VestigeError(
+            f"this {family} normalises its residual stream inside the blocks, which the sites do not describe; "
             "use HookedModule to hook it by module path"
         )
     return adapter
@@ -104,7 +113,7 @@ class _Builder:
         self.aliases: dict[str, str] = {}
         self.absent: dict[str, str] = {}
         self.weights: dict[str, str] = {}
-        self.splits: dict[str, slice | Tensor] = {}
+        self.splits: dict[str, slice | Tensor | None] = {}
         # Whole taps that have a name; two sites never share a column set.
         self.known: dict[tuple[str, str, int | None], str] = {}
 
@@ -219,12 +228,12 @@ class _Builder:
         kind = f"{type(owner).__name__}.{name}"
         if kind not in self.splits:
             self.splits[kind] = _columns_of(self.modules[owner_path], fused, split, part)
-        return Tap(
-            f"{owner_path}.{fused}",
-            "output",
-            columns=self.splits[kind],
-            d_head=self._d_head() if name in "qkv" else None,
-        )
+        columns, heads = self.splits[kind], self._d_head() if name in "qkv" else None
+        if columns is None:
+            site = f"attn.hook_{name}" if heads else {"gate": "mlp.hook_pre", "in": "mlp.hook_pre_linear"}[name]
+            self.absent[site] = f"TransformerLens cannot tell which columns of '{fused}' belong to it"
+            return None
+        return Tap(f"{owner_path}.{fused}", "output", columns=columns, d_head=heads)
 
     def _add(self, legacy: str, native: str, tap: Tap) -> None:
         place = (tap.module, tap.side, tap.d_head)
@@ -239,7 +248,7 @@ class _Builder:
             self.aliases[native] = known or legacy
 
 
-def _columns_of(owner: nn.Module, fused: str, split: Any, part: int) -> slice | Tensor:
+def _columns_of(owner: nn.Module, fused: str, split: Any, part: int) -> slice | Tensor | None:
     """Find which columns of a fused projection form one part, by splitting a stand-in that holds their numbers."""
     projection = innermost(owner.get_submodule(fused))
     weight: Tensor = projection.weight
@@ -254,7 +263,11 @@ def _columns_of(owner: nn.Module, fused: str, split: Any, part: int) -> slice | 
     )
     copied = copy.copy(owner)
     copied._modules = {**owner._modules, fused: stand_in}
-    piece = split(copied)[part].weight.detach()
+    try:
+        piece = split(copied)[part].weight.detach()
+    except RuntimeError:
+        # A variant whose layout the adapter does not know.
+        return None
     line = piece[:, 0] if piece.shape[0] == 1 or not bool((piece[:, 0] == piece[0, 0]).all()) else piece[0]
     index = line.round().long()
     first, last = int(index[0]), int(index[-1])

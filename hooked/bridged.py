@@ -77,7 +77,7 @@ def geometry_of_bridge(bridge: Any) -> Geometry:
         modules=modules,
         n_heads=int(bridge.cfg.n_heads),
         d_head=int(bridge.cfg.d_head),
-        detached=_detached(plain, modules, inner),
+        detached=_detached(blocks, len(bridge.blocks), inner),
     )
 
 
@@ -97,18 +97,20 @@ def _bridge_taps(plain: SiteMap, inner: Mapping[str, nn.Module]) -> dict[str, Ta
     return taps | {name: Tap(name, "output") for name in sorted(plain.read_only) if name in inner}
 
 
-def _detached(plain: SiteMap, modules: Mapping[str, nn.Module], inner: Mapping[str, nn.Module]) -> frozenset[str]:
+def _detached(blocks: Any, n_layers: int, inner: Mapping[str, nn.Module]) -> frozenset[str]:
     """Name the fused parameters that the bridge split by copying, so that its passes no longer read them."""
     found = set()
-    for site, tap in plain.fused.items():
-        part = site.replace("hook_pre_linear", "in").replace("hook_pre", "gate").replace("hook_", "")
-        split = getattr(inner.get(part), "original_component", None)
-        if tap.columns is None or not isinstance(split, nn.Module):
-            continue
-        for kind, own in split.named_parameters():
-            fused = getattr(modules[tap.module], kind, None)
-            if fused is not None and own.untyped_storage().data_ptr() != fused.untyped_storage().data_ptr():
-                found.add(f"{tap.module}.{kind}")
+    for layer in range(n_layers):
+        for name, child in blocks.submodules.items():
+            at = f"blocks.{layer}.{name}"
+            fused, part = (getattr(inner.get(f"{at}.{role}"), "original_component", None) for role in ("qkv", "q"))
+            if not (isinstance(fused, nn.Module) and isinstance(part, nn.Module)):
+                continue
+            own = {kind: p.untyped_storage().data_ptr() for kind, p in part.named_parameters()}
+            path = f"{blocks.name}.{layer}.{child.name}.{child.submodules['qkv'].name}"
+            for kind, parameter in fused.named_parameters():
+                if own.get(kind) != parameter.untyped_storage().data_ptr():
+                    found.add(f"{path}.{kind}")
     return frozenset(found)
 
 

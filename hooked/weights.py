@@ -108,7 +108,17 @@ def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
     Wrappers that rename parameters (PEFT adapters, a TransformerBridge) are seen through, so a record made on the plain
     model fits.
     """
-    return {hugging_face_name(name): p for name, p in model.named_parameters(remove_duplicate=False)}
+    named = model.named_parameters(remove_duplicate=False)
+    modules = model.named_modules(remove_duplicate=False)
+    wrappers = {name for name, module in modules if "_original_component" in module._modules}
+    return {hugging_face_name(name): p for name, p in named if not _is_second_name(name, wrappers)}
+
+
+def _is_second_name(name: str, wrappers: set[str]) -> bool:
+    """Whether a name is of a TransformerBridge's own making: it does not go through what one of its wrappers wraps."""
+    parts = name.split(".")
+    ends = range(1, len(parts)) if wrappers else ()
+    return any(".".join(parts[:i]) in wrappers and parts[i] != "_original_component" for i in ends)
 
 
 def hugging_face_name(name: str) -> str:

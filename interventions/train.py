@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
@@ -96,6 +97,8 @@ def train(
         VestigeError: The loss is not finite or the retain loss exceeds its bound (the step is named and nothing
             applied), or no parameter is chosen.
     """
+    if not 0 < lr < inf:
+        raise VestigeError(f"lr is a finite number above 0, got {lr}")
     schedule = Schedule(
         method=method,
         epochs=epochs,

@@ -94,9 +94,13 @@ class InterventionContract:
 
     def test_an_exception_restores_everything(self, case: Case) -> None:
         before = logits(case.model, case)
-        with pytest.raises(ZeroDivisionError), case.intervention.applied(case.model) as view:
+
+        def fail(view: HookedModel) -> None:
             logits(view, case)
-            _ = 1 / 0
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError), case.intervention.applied(case.model) as view:
+            fail(view)
         assert_untouched(case)
         assert count_hooks(case.model) == 0
         assert torch.equal(logits(case.model, case), before)

@@ -82,7 +82,9 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def _is_plain(hint: Any) -> bool:
-    return any(one in _PLAIN or get_origin(one) in (Literal, Sequence) for one in _choices(hint))
+    return any(
+        (one in _PLAIN and one is not NoneType) or get_origin(one) in (Literal, Sequence) for one in _choices(hint)
+    )
 
 
 def _fits(value: Any, hint: Any) -> bool:

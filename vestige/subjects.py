@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hooked import HookedModel, Intervention, VestigeError, View
 from vestige.result import Kind, SubjectInfo
@@ -97,13 +98,12 @@ def _check_comparable(model: HookedModel, original: HookedModel) -> None:
             raise VestigeError(
                 f"it has {what} of {mine}, the original one of {needed}; subjects of one audit share both"
             )
-    if _words(model) != _words(original):
+    if model.tokenizer is not None and not _same_words(model.tokenizer, original.tokenizer):
         raise VestigeError("its tokenizer has other tokens than the original's, so their numbers cannot be compared")
 
 
-def _words(model: HookedModel) -> dict[str, int] | None:
-    """Return the ids of all tokens but the added ones, which do not occur in text (padding, for example)."""
-    if model.tokenizer is None:
-        return None
-    added = model.tokenizer.get_added_vocab()
-    return {token: i for token, i in model.tokenizer.get_vocab().items() if token not in added}
+def _same_words(one: Any, other: Any) -> bool:
+    """Compare all tokens but the added ones of either: padding, for example, which does not occur in text."""
+    added = {*one.get_added_vocab(), *other.get_added_vocab()}
+    first, second = ({word: i for word, i in t.get_vocab().items() if word not in added} for t in (one, other))
+    return first == second

@@ -21,8 +21,10 @@ from tests.tiny import (
     PARALLEL,
     POST_NORM,
     random_ids,
+    randomise,
     shared_model,
     tiny_config,
+    tiny_model,
 )
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -374,3 +376,72 @@ def test_the_stream_is_reached_through_a_users_own_bridge(family: str) -> None:
         assert torch.equal(model.value_vectors(i), wrapped.value_vectors(i))
         assert model.weight_name("mlp.out", i) == wrapped.weight_name("mlp.out", i)
     assert torch.equal(model.W_U, wrapped.W_U)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("opt", {"do_layer_norm_before": False}), ("bloom", {"apply_residual_connection_post_layernorm": True})],
+)
+def test_variants_whose_stream_the_sites_do_not_describe_are_refused(family: str, changes: dict[str, Any]) -> None:
+    """R1: almost right names are worse than none."""
+    with pytest.raises(VestigeError, match=r"normalises its residual stream inside the blocks.*use HookedModule"):
+        tiny_model(family, **changes)
+
+
+def test_a_fused_projection_that_cannot_be_split_has_no_such_sites() -> None:
+    """Falcon's new decoder interleaves its groups in a way the adapter does not know."""
+    model = tiny_model("falcon", new_decoder_architecture=True, num_kv_heads=2)
+    logits, acts = model.run_with_cache(ids_of("falcon"))
+    assert error(model.lens(acts["resid_post", -1]), logits) < FLOAT32
+    with pytest.raises(VestigeError, match="cannot tell which columns of 'query_key_value' belong to it"):
+        acts["q", 0]
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("falcon", {"parallel_attn": False, "multi_query": False, "alibi": True}),
+        ("gpt_neox", {"use_parallel_residual": False}),
+    ],
+)
+def test_sequential_variants_of_parallel_families_have_a_middle(family: str, changes: dict[str, Any]) -> None:
+    """R1: read from the config, not from the name."""
+    _, acts = tiny_model(family, **changes).run_with_cache(ids_of(family))
+    for i in range(3):
+        assert torch.equal(acts["resid_pre", i] + acts["attn_out", i], acts["resid_mid", i])
+        assert torch.equal(acts["resid_mid", i] + acts["mlp_out", i], acts["resid_post", i])
+
+
+MORE = {
+    "Qwen2Config": {},
+    "Gemma3TextConfig": {"head_dim": 8, "sliding_window": 6},
+    "MixtralConfig": {"num_local_experts": 2, "num_experts_per_tok": 1},
+    "CohereConfig": {"logit_scale": 0.25},
+    "PhiConfig": {},
+    "StableLmConfig": {},
+    "Starcoder2Config": {"sliding_window": None},
+    "Glm4Config": {"head_dim": 8},
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_other_architectures_that_transformer_lens_knows_work_as_well(name: str) -> None:
+    """R1, R5, C10 on what the fourteen do not cover: experts, logit scales, partial rotary embeddings."""
+    import transformers
+
+    config = getattr(transformers, name)(**{**FAMILIES["llama"][1], "num_hidden_layers": 2, **MORE[name]})
+    with torch.random.fork_rng(devices=[]):
+        native = transformers.AutoModelForCausalLM.from_config(config).eval()
+    randomise(native, seed=0)
+    model = HookedModel(native)
+    ids = ids_of("llama")
+    logits, acts = model.run_with_cache(ids)
+    assert torch.equal(model.lens(acts["resid_post", -1]), logits)
+    total = acts["resid_pre", 1] + acts["attn_out", 1] + acts["mlp_out", 1]
+    assert error(total, acts["resid_post", 1]) < FLOAT32
+    for site in model.sites:
+        changed = model.run_with_hooks(ids, fwd_hooks=[(site, lambda a, hook: torch.zeros_like(a))])
+        assert (changed - logits).abs().max() > 1e-5, f"{site} is dead"
+    if name == "MixtralConfig":
+        with pytest.raises(VestigeError, match=r"blocks of MixtralForCausalLM have no part 'mlp.out'"):
+            model.value_vectors(0)

@@ -38,16 +38,16 @@ class TestKeySpaceDetectionAtEveryStep(InterventionContract):
     required = ("retain",)
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
-        return key_space_detection(
-            model, data, refusal=REFUSAL, false_positive_rate=0.5, when="always", layers=[0, -1]
-        )
+        return key_space_detection(model, data, refusal=REFUSAL, false_positive_rate=0.5, when="always", layers=[0, -1])
 
 
 class TestKeySpaceDetectionAblate(InterventionContract):
     required = ("retain",)
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
-        return key_space_detection(model, data, refusal=REFUSAL, false_positive_rate=0.5, action="ablate", when="always")
+        return key_space_detection(
+            model, data, refusal=REFUSAL, false_positive_rate=0.5, action="ablate", when="always"
+        )
 
 
 def test_one_active_probe_reaches_the_bound_whatever_the_skill() -> None:
@@ -91,7 +91,7 @@ def test_dimensions_without_variance_are_left_out(rng: torch.Generator) -> None:
     assert box.size(far) == 0
     with pytest.raises(VestigeError, match="all forget prompts give the same key"):
         Box.around(torch.ones(5, 4))
-    with pytest.raises(VestigeError, match="at least 2 forget prompts .*got 1"):
+    with pytest.raises(VestigeError, match=r"at least 2 forget prompts .*got 1"):
         Box.around(keys[:1])
 
 
@@ -298,7 +298,7 @@ def test_a_tokenizer_without_the_words_or_without_eos_is_refused(tiny_data: Unle
     model = tiny_model("llama")
     assert model.tokenizer is not None
     model.tokenizer.unk_token = "t3"
-    with pytest.raises(VestigeError, match="cannot spell the refusal \"I don't know.\""):
+    with pytest.raises(VestigeError, match='cannot spell the refusal "I don\'t know."'):
         key_space_detection(model, tiny_data)
     silent = tiny_model("llama", tokenizer=tiny_tokenizer(eos=False))
     with pytest.raises(VestigeError, match="no tokenizer with an EOS token"):

@@ -134,7 +134,14 @@ def test_decoding_in_sample_mode_warns_and_scoring_does_not(tiny_data: UnlearnDa
 
 @pytest.mark.parametrize(
     ("n", "top", "count"),
-    [(458_752, 0.005, 2_294), (458_752, 0.015, 6_882), (458_752, 0.03, 13_763), (50, 0.42, 21), (7, 1.0, 7), (10, 1e-9, 1)],
+    [
+        (458_752, 0.005, 2_294),
+        (458_752, 0.015, 6_882),
+        (458_752, 0.03, 13_763),
+        (50, 0.42, 21),
+        (7, 1.0, 7),
+        (10, 1e-9, 1),
+    ],
 )
 def test_how_many_neurons_a_fraction_selects(n: int, top: float, count: int) -> None:
     assert count_of(n, top) == count

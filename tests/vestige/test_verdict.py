@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from vestige.result import Result, SubjectInfo
@@ -39,7 +41,9 @@ def verdict(*, original: dict[str, float | None] | None = None, without: str = "
     results = []
     for name, values in (("original", ORIGINAL | (original or {})), ("edited", CLEAN | edited)):
         results += [
-            Result(check, name, value, control=CONTROL.get(check)) for check, value in values.items() if check != without
+            Result(check, name, value, control=CONTROL.get(check))
+            for check, value in values.items()
+            if check != without
         ]
     return verdicts(SUBJECTS, results)["edited"]
 
@@ -71,12 +75,28 @@ def test_hidden() -> None:
 
 @pytest.mark.parametrize(
     ("values", "where", "share"),
-    [({"lens_leak": 0.6}, "lens", "50%"), ({"probe_leak": 0.65}, "probe", "30%"), ({"lens_leak": 0.4, "probe_leak": 0.9}, "probe", "80%")],
+    [
+        ({"lens_leak": 0.6}, "lens", "50%"),
+        ({"probe_leak": 0.65}, "probe", "30%"),
+        ({"lens_leak": 0.4, "probe_leak": 0.9}, "probe", "80%"),
+    ],
 )
 def test_silent_but_not_empty(values: dict[str, float], where: str, share: str) -> None:
     said = verdict(**values)
     assert said.startswith(f"Silent, but not empty: it does not answer, yet the {where} still finds {share}")
     assert "(above 20%)" in said
+
+
+def test_a_trace_that_the_choice_of_items_explains_is_none() -> None:
+    sure = Result("lens_leak", "edited", 0.6, high=0.9, control=0.2, floor=0.3)
+    for low, found in ((0.31, "Silent, but not empty"), (0.29, "No trace found"), (0.19, "No trace found")):
+        results = [
+            Result("forget_probability", "original", 0.9, control=0.1),
+            Result("forget_probability", "edited", 0.1, control=0.1),
+            Result("lens_leak", "original", 1.0, control=0.2),
+            replace(sure, low=low),
+        ]
+        assert verdicts(SUBJECTS, results)["edited"].startswith(found)
 
 
 def test_silent_but_stored() -> None:
@@ -101,7 +121,9 @@ def test_silence_altogether_is_said() -> None:
 
 def test_without_a_control_nothing_is_called_forgotten() -> None:
     results = [Result("forget_probability", name, value) for name, value in (("original", 0.9), ("edited", 0.0))]
-    assert verdicts(SUBJECTS[:2], results)["edited"].startswith("No verdict: without a model that never learnt the facts")
+    assert verdicts(SUBJECTS[:2], results)["edited"].startswith(
+        "No verdict: without a model that never learnt the facts"
+    )
 
 
 def test_an_original_that_does_not_know_the_facts() -> None:

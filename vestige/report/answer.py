@@ -90,9 +90,11 @@ def _weights(report: AuditReport) -> str:
     if not rows:
         return ""
     intact = [result.subject for value, result in rows if value >= _INTACT]
-    named = f": {listed(intact)}" if 0 < len(intact) < len(rows) else ""
+    # A vector set to zero has no cosine, and it surely no longer points where it did: such subjects count too.
+    total = len([subject for subject in report.subjects if subject.kind == "unlearned"])
+    named = f": {listed(intact)}" if 0 < len(intact) < total else ""
     still = f"still point where they did (cosine at least {_INTACT})"
-    return f"In the weights, the concept's vectors {still} in {_of(len(intact), len(rows))}{named}."
+    return f"In the weights, the concept's vectors {still} in {_of(len(intact), total)}{named}."
 
 
 def _of(count: int, total: int) -> str:

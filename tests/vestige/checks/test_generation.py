@@ -27,7 +27,10 @@ def test_the_floor_is_what_the_originals_texts_share_with_other_answers() -> Non
     floor = forget_rouge(exact)[0].floor
     # A permutation of three keeps one of them in its place in the mean, and the answers share no word.
     assert floor == pytest.approx(1 / 3, abs=0.15)
-    silent = evidence({"original": reading(split([0.5] * 3, texts=("x",) * 3)), "edited": reading(split([0.5] * 3, texts=ANSWERS))}, data=DATA)
+    silent = evidence(
+        {"original": reading(split([0.5] * 3, texts=("x",) * 3)), "edited": reading(split([0.5] * 3, texts=ANSWERS))},
+        data=DATA,
+    )
     assert [r.floor for r in forget_rouge(silent)] == [0.0, 0.0]
 
 

@@ -33,7 +33,9 @@ def test_the_floor_chooses_its_best_block_in_every_permutation() -> None:
 def test_the_control_brings_its_layers() -> None:
     known, unknown = torch.zeros(2, 2), torch.full((2, 2), 9.0)
     found = by_subject(
-        lens_leak(evidence({"original": reading([0.5] * 2, lens_rank=known), "never": reading([0.5] * 2, lens_rank=unknown)}))
+        lens_leak(
+            evidence({"original": reading([0.5] * 2, lens_rank=known), "never": reading([0.5] * 2, lens_rank=unknown)})
+        )
     )
     assert found["original"].control == pytest.approx(0.1)
     assert found["original"].per_layer_control == pytest.approx((0.1, 0.1))

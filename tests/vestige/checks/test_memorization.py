@@ -16,7 +16,9 @@ def said(*rows: tuple[tuple[int, ...], tuple[int, ...]]) -> Reading:
 
 def test_values_by_hand() -> None:
     # Labels 1234: all right; the second wrong (tail of 2); the last wrong.
-    given = evidence({"original": said(((1, 2, 3, 4), (1, 2, 3, 4)), ((1, 9, 3, 4), (1, 2, 3, 4)), ((1, 2, 3, 9), (1, 2, 3, 4)))})
+    given = evidence(
+        {"original": said(((1, 2, 3, 4), (1, 2, 3, 4)), ((1, 9, 3, 4), (1, 2, 3, 4)), ((1, 2, 3, 9), (1, 2, 3, 4)))}
+    )
     strength, exact = extraction_strength(given)[0], exact_memorization(given)[0]
     assert strength.per_item == (1.0, 0.5, 0.0)
     assert strength.estimate == pytest.approx(0.5)

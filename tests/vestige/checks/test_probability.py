@@ -10,7 +10,9 @@ from vestige.reading import Score
 
 def test_the_mean_over_items_with_interval_and_control() -> None:
     found = by_subject(
-        forget_probability(evidence({"original": reading([0.9, 0.7]), "edited": reading([0.5, 0.1]), "never": reading([0.1, 0.2])}))
+        forget_probability(
+            evidence({"original": reading([0.9, 0.7]), "edited": reading([0.5, 0.1]), "never": reading([0.1, 0.2])})
+        )
     )
     assert found["original"].estimate == pytest.approx(0.8)
     assert found["edited"].estimate == pytest.approx(0.3)
@@ -26,9 +28,9 @@ def test_the_probability_of_an_answer_is_the_geometric_mean_of_its_tokens() -> N
     answer = Score((-1.0, -3.0), (0, 0), (0, 0))
     one = reading(split([0.5]))
     object.__setattr__(one.forget, "answers", (answer,))
-    assert by_subject(forget_probability(evidence({"original": long, "edited": one})))["edited"].estimate == pytest.approx(
-        0.1353352832366127
-    )
+    assert by_subject(forget_probability(evidence({"original": long, "edited": one})))[
+        "edited"
+    ].estimate == pytest.approx(0.1353352832366127)
 
 
 def test_the_retrained_model_is_the_control_where_there_is_no_never_taught_one() -> None:
@@ -41,7 +43,9 @@ def test_the_retrained_model_is_the_control_where_there_is_no_never_taught_one()
 
 
 @pytest.mark.parametrize(("floors", "expected"), [((0.1, 0.3), 0.2), ((0.1, None), None), ((None, None), None)])
-def test_the_floor_is_given_where_every_item_states_one(floors: tuple[float | None, ...], expected: float | None) -> None:
+def test_the_floor_is_given_where_every_item_states_one(
+    floors: tuple[float | None, ...], expected: float | None
+) -> None:
     items = tuple(Item(f"q{i}", "a", floor=f) for i, f in enumerate(floors))
     kept = tuple(Item(f"r{i}", "a", floor=f) for i, f in enumerate(floors))
     given = evidence({"original": reading([0.5, 0.5], retain=split([0.5, 0.5]))}, data=UnlearnData(items, kept))

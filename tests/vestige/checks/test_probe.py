@@ -97,7 +97,9 @@ def test_hidden_answers_do_not_change_what_the_probe_learns() -> None:
     # Two subjects with the same residuals on retained facts get the same block and the same rate there.
     planted = Planted()
     given = planted.evidence(original=(KNOWS, KNOWS))
-    other = replace(given.original, forget=replace(given.original.forget, hidden=planted.hidden(planted.forget, NOTHING)))
+    other = replace(
+        given.original, forget=replace(given.original.forget, hidden=planted.hidden(planted.forget, NOTHING))
+    )
     notes = [r.note for r in probe_leak(replace(given, readings={"original": given.original}))]
     blind = probe_leak(replace(given, readings={"original": other}))
     assert notes[0].split(",")[0] == blind[0].note.split(",")[0]

@@ -51,7 +51,9 @@ def test_forget_quality_by_hand() -> None:
     low, high = (0.1, 0.2, 0.3, 0.4), (1.1, 1.2, 1.3, 1.4)
     found = by_subject(
         forget_quality(
-            evidence({"original": ratios(*low), "edited": ratios(*high), "retain": ratios(*high), "never": ratios(*high)})
+            evidence(
+                {"original": ratios(*low), "edited": ratios(*high), "retain": ratios(*high), "never": ratios(*high)}
+            )
         )
     )
     # No overlap of 4 and 4: 2 / C(8, 4).

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from math import log
+
+import pytest
+import torch
+from torch import Tensor
+
+from hooked import HookedModel, Intervention, Spec, UnlearnData, VestigeError
+from hooked.weights import parameters_of
+from interventions import Minibatch, cross_entropy, forget_nll, retain_nll, train
+from tests.contracts import InterventionContract
+from tests.interventions.conftest import make_items
+from tests.tiny import FAMILIES, shared_model, tiny_model
+
+
+def learn(model: HookedModel, batch: Minibatch) -> Tensor:
+    """The plainest loss: teach the forget answers."""
+    return cross_entropy(forget_nll(model, batch))
+
+
+class TestTrain(InterventionContract):
+    required = ("forget",)
+
+    def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
+        trained = train(model, data, learn, steps=3, lr=1e-2)
+        return Intervention(
+            Spec("train", "removal", ("forget",), "arXiv:0000.00000", trained.summary), weights=trained.patch
+        )
+
+
+@pytest.fixture(scope="module")
+def data() -> UnlearnData:
+    return UnlearnData(make_items(6, low=3, high=40, seed=1), make_items(9, low=40, high=99, seed=2))
+
+
+def test_training_does_what_a_plain_loop_does(data: UnlearnData) -> None:
+    model, oracle = tiny_model("gpt2", dtype=torch.float64), tiny_model("gpt2", dtype=torch.float64)
+    trained = train(model, data, learn, steps=4, lr=1e-2, batch_size=6, weight_decay=0.1, max_grad_norm=0.5)
+    optimizer = torch.optim.AdamW(oracle.model.parameters(), lr=1e-2, weight_decay=0.1)
+    batch = oracle.tokenize([i.prompt for i in data.forget], answers=[i.answer for i in data.forget])
+    for step in range(4):
+        logits = oracle.logits(batch)[:, :-1].log_softmax(-1)
+        nll = -logits.gather(-1, batch.ids[:, 1:, None])[..., 0]
+        answer = batch.answer[:, 1:]
+        loss = ((nll * answer).sum(-1) / answer.sum(-1)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(oracle.model.parameters(), 0.5)
+        optimizer.step()
+        assert trained.descent.losses[step] == pytest.approx(loss.item(), rel=1e-9)
+    with Intervention(Spec("train", "removal"), weights=trained.patch).applied(model):
+        for name, parameter in model.state().items():
+            assert torch.allclose(parameter, oracle.state()[name], atol=1e-9), name
+    assert trained.descent.losses[-1] < trained.descent.losses[0]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "llama"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tied_and_narrow_models_train(family: str, dtype: torch.dtype, data: UnlearnData) -> None:
+    model = tiny_model(family, dtype=dtype, tie_word_embeddings=True)
+    before = {name: tensor.clone() for name, tensor in model.state().items()}
+    trained = train(model, data, learn, steps=6, lr=3e-3)
+    batch = model.tokenize([i.prompt for i in data.forget], answers=[i.answer for i in data.forget])
+    assert all(delta.values.dtype == torch.float32 for delta in trained.patch.deltas.values())  # type: ignore[union-attr]
+    with torch.no_grad():
+        start = cross_entropy(forget_nll(model, Minibatch(batch, torch.arange(6), None)))
+        with Intervention(Spec("train", "removal"), weights=trained.patch).applied(model) as view:
+            assert view.W_E.data_ptr() == view.W_U.data_ptr()
+            assert view.dtype == dtype
+            end = cross_entropy(forget_nll(view, Minibatch(batch, torch.arange(6), None)))
+    assert end < start - 0.5
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state().items())
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_trains(family: str, data: UnlearnData) -> None:
+    trained = train(tiny_model(family), data, learn, steps=2, lr=1e-2)
+    assert len(trained.descent.losses) == 2
+    assert trained.patch.deltas
+
+
+def test_only_chosen_parameters_change(data: UnlearnData) -> None:
+    model = tiny_model("llama")
+    trained = train(
+        model, data, learn, steps=3, lr=1e-2, weight_decay=0.5, parameters=lambda name: "layers.1.mlp" in name
+    )
+    assert set(trained.patch.deltas) == {f"model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
+
+
+def test_entries_outside_a_mask_stay_bit_equal_under_decay_and_momentum(data: UnlearnData) -> None:
+    model, name = tiny_model("llama"), "model.layers.1.mlp.down_proj.weight"
+    start = parameters_of(model.model)[name].detach().clone()
+    mask = torch.zeros_like(start, dtype=torch.bool)
+    mask[:, 7] = True
+    trained = train(model, data, learn, steps=5, lr=1e-2, weight_decay=0.5, mask={name: mask})
+    assert set(trained.patch.deltas) == {name}
+    with Intervention(Spec("train", "removal"), weights=trained.patch).applied(model):
+        end = parameters_of(model.model)[name].detach().clone()
+    assert torch.equal(end[~mask], start[~mask])
+    assert (end[mask] != start[mask]).all()
+
+
+def test_a_tied_parameter_trains_by_either_of_its_names(data: UnlearnData) -> None:
+    model = tiny_model("gpt2")
+    for wanted in ("lm_head.weight", "transformer.wte.weight"):
+        trained = train(model, data, learn, steps=1, lr=1e-2, parameters=lambda name, wanted=wanted: name == wanted)
+        assert len(trained.patch.deltas) == 1
+        with Intervention(Spec("train", "removal"), weights=trained.patch).applied(model) as view:
+            assert view.W_E.data_ptr() == view.W_U.data_ptr()
+
+
+def test_frozen_parameters_stay_out_unless_chosen(data: UnlearnData) -> None:
+    model = tiny_model("gpt2")
+    for parameter in model.model.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(VestigeError, match="no parameter trains; choose some with parameters="):
+        train(model, data, learn, steps=1)
+    trained = train(model, data, learn, steps=1, parameters=lambda name: name.endswith("ln_f.weight"))
+    assert list(trained.patch.deltas) == ["transformer.ln_f.weight"]
+    assert not any(parameter.requires_grad for parameter in model.model.parameters())
+
+
+def test_forget_and_retain_are_shuffled_on_their_own(data: UnlearnData) -> None:
+    model = shared_model("gpt2")
+
+    def order(data: UnlearnData, seed: int) -> tuple[list[list[int]], list[list[int]]]:
+        forgets, retains = [], []
+
+        def look(current: HookedModel, batch: Minibatch) -> Tensor:
+            forgets.append(batch.rows.tolist())
+            assert batch.retain is not None
+            retains.append(batch.retain.ids.sum(-1).tolist())
+            return learn(current, batch)
+
+        train(model, data, look, epochs=3, batch_size=4, seed=seed)
+        return forgets, retains
+
+    forgets, retains = order(data, 0)
+    assert [len(rows) for rows in forgets] == [4, 2] * 3
+    assert [len(rows) for rows in retains] == [4, 4, 1] * 2
+    for epoch in range(3):
+        assert sorted(forgets[2 * epoch] + forgets[2 * epoch + 1]) == list(range(6))
+    assert len({str(forgets[2 * epoch]) for epoch in range(3)}) > 1
+    assert order(data, 0) == (forgets, retains)
+    assert order(data, 1)[0] != forgets
+    fewer = replace(data, forget=data.forget[:5])
+    assert order(fewer, 0)[1][:3] == retains[:3]
+
+
+def test_the_loss_looks_up_what_was_computed_once_by_row(data: UnlearnData) -> None:
+    model = shared_model("gpt2")
+    silent = replace(data, forget=(replace(data.forget[0], answer=""), *data.forget))
+    prompts = [item.prompt for item in data.forget]
+
+    def look(current: HookedModel, batch: Minibatch) -> Tensor:
+        for row, ids, mask in zip(batch.rows.tolist(), batch.forget.ids, batch.forget.prompt, strict=True):
+            assert current.to_string(ids[mask]) == f"<bos> {prompts[row]}"
+        return learn(current, batch)
+
+    train(model, silent, look, steps=4, batch_size=3)
+
+
+def test_it_stops_when_enough_is_forgotten(data: UnlearnData) -> None:
+    model = tiny_model("llama")
+
+    def forget(current: HookedModel, batch: Minibatch) -> Tensor:
+        return -cross_entropy(forget_nll(current, batch))
+
+    full = train(model, data, forget, steps=30, lr=3e-3, batch_size=6)
+    assert full.descent.stopped == "all 30 steps were taken"
+    assert full.descent.forget_probability is None
+    short = train(model, data, forget, steps=30, lr=3e-3, batch_size=6, stop_fraction=0.5)
+    taken = len(short.descent.losses)
+    assert 0 < taken < 30
+    assert short.descent.losses == full.descent.losses[:taken]
+    assert short.descent.stopped.startswith(f"after {taken} steps the forget probability was ")
+    rare = train(model, data, forget, steps=30, lr=3e-3, batch_size=6, stop_fraction=0.5, check_every=taken + 3)
+    assert len(rare.descent.losses) == taken + 3
+    nothing = train(model, data, forget, steps=0, stop_fraction=0.5)
+    assert nothing.descent.losses == ()
+    assert nothing.patch.deltas == {}
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_nothing_applied(data: UnlearnData) -> None:
+    model = tiny_model("gpt2")
+    before = {name: tensor.clone() for name, tensor in model.state().items()}
+
+    def breaks(current: HookedModel, batch: Minibatch) -> Tensor:
+        breaks.calls += 1  # type: ignore[attr-defined]
+        return learn(current, batch) * (float("nan") if breaks.calls == 3 else 1.0)  # type: ignore[attr-defined]
+
+    breaks.calls = 0  # type: ignore[attr-defined]
+    with pytest.raises(VestigeError, match="mine diverged at step 3 of 9: the loss is nan; nothing was applied"):
+        train(model, data, breaks, steps=9, method="mine")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state().items())
+
+
+def test_a_weight_that_is_not_finite_after_the_last_step_is_caught(data: UnlearnData) -> None:
+    def explodes(current: HookedModel, batch: Minibatch) -> Tensor:
+        loss = learn(current, batch)
+        # Its value is finite and its gradient is not.
+        return loss + (loss - loss.detach()).clamp(min=0).sqrt()
+
+    with pytest.raises(VestigeError, match="train diverged at step 1: a weight is not finite"):
+        train(shared_model("gpt2"), replace(data, retain=()), explodes, steps=1)
+
+
+def test_a_retain_loss_above_its_bound_stops(data: UnlearnData) -> None:
+    model = tiny_model("gpt2")
+
+    def ruin(current: HookedModel, batch: Minibatch) -> Tensor:
+        return -cross_entropy(retain_nll(current, batch))
+
+    start = model.tokenize([i.prompt for i in data.retain], answers=[i.answer for i in data.retain])
+    loss = float(cross_entropy(retain_nll(model, Minibatch(start, torch.arange(9), start))).detach())
+    with pytest.raises(
+        VestigeError, match=r"train diverged at step \d+ of 40: the retain loss is .* above the bound of"
+    ):
+        train(model, data, ruin, steps=40, lr=1e-2, retain_bound=loss + 1)
+    with pytest.raises(VestigeError, match=f"above the bound of {loss + log(99):.3g};"):
+        train(model, data, ruin, steps=200, lr=3e-2)
+    with pytest.raises(VestigeError, match="retain_bound needs retain items"):
+        train(model, replace(data, retain=()), learn, steps=1, retain_bound=3.0)
+
+
+def test_errors_name_what_is_wrong(data: UnlearnData) -> None:
+    model = shared_model("gpt2")
+    name = "transformer.ln_f.weight"
+    everything = {name: torch.ones(32, dtype=torch.bool)}
+    for settings, message in (
+        ({"batch_size": 0}, "batch_size is at least 1, got 0"),
+        ({"check_every": 0}, "check_every is at least 1, got 0"),
+        ({"steps": -1}, "epochs and steps are at least 0"),
+        ({"lr": 0.0}, "lr is a finite number above 0, got 0.0"),
+        ({"parameters": lambda name: False}, "no parameter trains"),
+        ({"mask": {"nope": torch.ones(1, dtype=torch.bool)}}, "mask names 'nope', and the model has no such parameter"),
+        ({"mask": {name: torch.ones(32)}}, f"the mask of '{name}' is torch.float32 of shape .32,., needed bool"),
+        ({"mask": {name: torch.ones(3, dtype=torch.bool)}}, r"of shape \(3,\), needed bool of shape \(32,\)"),
+        ({"mask": everything, "parameters": lambda name: "wte" in name}, "which parameters= leaves out"),
+    ):
+        with pytest.raises(VestigeError, match=message):
+            train(model, data, learn, **{"steps": 1, **settings})  # type: ignore[arg-type]
+    with pytest.raises(VestigeError, match="does not depend on any parameter"):
+        train(model, data, lambda current, batch: torch.tensor(1.0), steps=1)
+    with pytest.raises(VestigeError, match="this loss needs retain items"):
+        train(model, replace(data, retain=()), lambda m, b: cross_entropy(retain_nll(m, b)), steps=1)
+
+
+def test_quantised_weights_are_refused(data: UnlearnData) -> None:
+    model = tiny_model("gpt2")
+    packed = torch.nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
+    model.model.get_submodule("transformer.h.0.mlp").register_parameter("packed", packed)
+    with pytest.raises(VestigeError, match=r"stored as torch.uint8; load the model unquantised"):
+        train(model, data, learn, steps=1)
+
+
+def test_it_trains_under_no_grad_and_leaves_the_callers_gradients_alone(data: UnlearnData) -> None:
+    model = tiny_model("gpt2")
+    parameter = next(model.model.parameters())
+    parameter.grad = torch.full_like(parameter, 3.0)
+    with torch.no_grad():
+        trained = train(model, data, learn, steps=2)
+    assert trained.patch.deltas
+    assert (parameter.grad == 3).all()
+
+
+def test_a_view_trains_on_top_of_what_is_in_force(data: UnlearnData) -> None:
+    model = tiny_model("gpt2", dtype=torch.float64)
+    first = train(model, data, learn, steps=2, lr=1e-2, batch_size=6)
+    twice = train(model, data, learn, steps=2, lr=1e-2, batch_size=6, seed=1)
+    with Intervention(Spec("train", "removal"), weights=first.patch).applied(model) as view:
+        second = train(view, data, learn, steps=2, lr=1e-2, batch_size=6, seed=1)
+    assert second.descent.losses[0] < twice.descent.losses[0]
+
+
+def test_the_bar_is_quiet_away_from_a_terminal(data: UnlearnData, capfd: pytest.CaptureFixture[str]) -> None:
+    train(shared_model("gpt2"), data, learn, steps=2)
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_the_bar_shows_steps_loss_and_time_left(
+    data: UnlearnData, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("TERM", raising=False)
+    train(shared_model("gpt2"), data, learn, steps=2, method="mine")
+    shown = capfd.readouterr().err
+    assert "mine" in shown
+    assert "2/2" in shown
+    assert "loss" in shown
+    assert "0:00:00" in shown
+    train(shared_model("gpt2"), data, learn, steps=2, progress=False)
+    assert capfd.readouterr().err == ""
+
+
+def test_long_texts_are_cut_at_the_models_context(data: UnlearnData) -> None:
+    model = shared_model("gpt2")
+    long = " ".join(["t7"] * 100)
+    documents = tuple(replace(item, prompt="", answer=long) for item in data.forget[:2])
+    trained = train(model, replace(data, forget=documents), learn, steps=1)
+    assert len(trained.descent.losses) == 1
+    asked = (replace(data.forget[0], prompt=long),)
+    with pytest.raises(VestigeError, match=r"the prompt 't7 t7.*fills the model's 64 positions, so no answer fits"):
+        train(model, replace(data, forget=asked), learn, steps=1)
