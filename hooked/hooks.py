@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool
 from torch import Tensor, nn
@@ -63,6 +63,7 @@ class HookContext:
         return f"HookContext({self.name!r})"
 
 
+@runtime_checkable
 class Edit(Protocol):
     """`fn(activation, hook) -> replacement or None`, as in TransformerLens; `hook` is passed as a keyword."""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,12 +24,14 @@ from hooked.weights import WeightPatch
 Intent = Literal["removal", "suppression", "attack"]
 
 
+@runtime_checkable
 class LogitEdit(Protocol):
     """Changes logits on their way out: combines them with another model's, or replaces them by a refusal."""
 
     def __call__(self, logits: Float[Tensor, "batch pos d_vocab"], request: Request, /) -> Tensor: ...
 
 
+@runtime_checkable
 class Gate(Protocol):
     """Decides from the prompt on which rows an intervention acts."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ Neuron = tuple[int, int]
 _SOURCE = "Hong et al. 2024, arXiv:2406.11614"
 
 
+@runtime_checkable
 class NeuronLike(Protocol):
     """Anything that names a neuron, such as a concept vector."""
 

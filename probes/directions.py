@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -36,12 +35,8 @@ class Direction:
         return acts @ self.vector.to(acts) - self.threshold
 
 
-class FitDirection(Protocol):
-    """`fit(acts, labels, groups=..., site=...) -> Direction`."""
-
-    def __call__(
-        self, acts: Float[Tensor, "n d_model"], labels: Labels, *, groups: Groups | None = None, site: str = ""
-    ) -> Direction: ...
+# Called as `fit(acts, labels, groups=groups)`.
+FitDirection = Callable[..., Direction]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from hooked import HookedModel, UnlearnData, VestigeError
 from probes import ConceptVector, find_concept_vectors
 from probes.vocabulary import default_k
 from vestige.checks import CHECKS
+from vestige.context import within_context
 from vestige.evidence import Evidence
 from vestige.items import audit_items
 from vestige.metrics.weights import cosine, top_tokens
@@ -71,7 +72,9 @@ def audit(
     _check_at_least(1, **settings)
     _check_at_least(0, seed=seed, top_vectors=top_vectors)
     sources = _sources(original, unlearned, retrained, never)
-    prepared = audit_items(data, max_items=max_items, seed=seed)
+    prepared, shortened = within_context(
+        original, audit_items(data, max_items=max_items, seed=seed), max_new_tokens=max_new_tokens
+    )
     words = concept_words(original, data, lexicon)
     vectors: tuple[ConceptVector, ...] = ()
     if words and top_vectors:
@@ -101,7 +104,7 @@ def audit(
         results += check(evidence)
     return AuditReport(
         provenance=provenance(
-            original, prepared, sources, hashes=hashes, words=words, settings={"seed": seed, **settings}
+            original, prepared, sources, hashes=hashes, words=words, settings={"seed": seed, **settings, "items_shortened": shortened}
         ),
         subjects=subjects,
         results=tuple(results),

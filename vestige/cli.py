@@ -190,7 +190,7 @@ def concepts(
     else:
         from rich.console import Console
 
-        Console().print(command.as_table(found))
+        Console().print(command.as_table(loaded, found))
 
 
 def main() -> None:

@@ -31,8 +31,9 @@ def verdicts(subjects: Sequence[SubjectInfo], results: Sequence[Result]) -> dict
     apart there is no scale. A subject *still answers* above 0.2 of the original's forget probability; it *hides* the
     knowledge where the bare weights give back half of it or more; it is *silent, but not empty* where the lens or the
     probe keeps more than 0.2 and the whole interval lies above control and floor, and *silent, but stored* where the
-    concept's vectors have a mean cosine of at least 0.95; else these checks found no trace. Losing more than a fifth of the retain probability is said, and so are outputs
-    less than half as varied as the original's. The thresholds are Vestige's.
+    concept's vectors have a mean cosine of at least 0.95; else these checks found no trace. Losing more than a fifth of
+    the retain probability is said, and so are outputs less than half as varied as the original's. The thresholds are
+    Vestige's.
     """
     table = {(r.check, r.subject): r for r in results}
     original = subjects[0].name

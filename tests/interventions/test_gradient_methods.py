@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import log
 from typing import Any
 
 import pytest
@@ -93,7 +94,7 @@ METHODS: dict[str, Callable[..., Intervention]] = {
 def test_what_was_known_is_forgotten(name: str, knowing: HookedModel, task: UnlearnData) -> None:
     assert probability(knowing, task.forget) > 0.9
     assert probability(knowing, task.retain) > 0.9
-    made = METHODS[name](knowing, task, lr=1e-3, epochs=20, batch_size=6, stop_fraction=0.05)
+    made = METHODS[name](knowing, task, lr=3e-3, epochs=40, batch_size=6, stop_fraction=0.05)
     with made.applied(knowing) as view:
         assert probability(view, task.forget) < 0.05
         if name != "gradient_ascent":
@@ -114,13 +115,20 @@ def test_a_refusal_is_taught_and_the_rest_kept(knowing: HookedModel, task: Unlea
     assert sum(a == b for a, b in zip(kept, first_words, strict=True)) >= 10
 
 
-def test_npo_starts_as_gradient_ascent_on_sums_and_lets_go_later(knowing: HookedModel, task: UnlearnData) -> None:
+def test_npo_starts_at_its_known_value(knowing: HookedModel, task: UnlearnData) -> None:
     made = npo(knowing, task, retain_weight=0.0, beta=0.1, steps=1, batch_size=6)
-    assert made.spec.settings["first_loss"] == pytest.approx(20 * torch.log(torch.tensor(2.0)).item(), rel=1e-5)
-    ascent = gradient_ascent(knowing, task, epochs=40, lr=1e-3, batch_size=6, stop_fraction=None)
-    bounded = npo(knowing, task, retain_weight=0.0, beta=1.0, epochs=40, lr=1e-3, batch_size=6)
+    assert made.spec.settings["first_loss"] == pytest.approx(20 * log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_npo_lets_go_of_forgotten_answers_and_gradient_ascent_does_not(
+    seed: int, knowing: HookedModel, task: UnlearnData
+) -> None:
+    same: dict[str, Any] = {"epochs": 40, "lr": 2e-3, "batch_size": 6, "stop_fraction": None, "seed": seed}
+    ascent = gradient_ascent(knowing, task, **same)
+    bounded = npo(knowing, task, retain_weight=0.0, beta=1.0, **same)
     assert ascent.spec.settings["last_loss"] < -10
-    assert bounded.spec.settings["last_loss"] > 0
+    assert 0 < bounded.spec.settings["last_loss"] < 1
     with ascent.applied(knowing) as view:
         ruined = probability(view, task.retain)
     with bounded.applied(knowing) as view:

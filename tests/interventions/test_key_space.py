@@ -298,7 +298,7 @@ def test_a_tokenizer_without_the_words_or_without_eos_is_refused(tiny_data: Unle
     model = tiny_model("llama")
     assert model.tokenizer is not None
     model.tokenizer.unk_token = "t3"
-    with pytest.raises(VestigeError, match='cannot spell the refusal "I don\'t know."'):
+    with pytest.raises(VestigeError, match=r"cannot spell the refusal .*know"):
         key_space_detection(model, tiny_data)
     silent = tiny_model("llama", tokenizer=tiny_tokenizer(eos=False))
     with pytest.raises(VestigeError, match="no tokenizer with an EOS token"):

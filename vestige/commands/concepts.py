@@ -13,11 +13,24 @@ from hooked import HookedModel
 from probes import ConceptVector, find_concept_vectors
 
 SHOWN = 8
+SIGNIFICANT = 0.05
+# Enough for a single vector to stand out among all that are examined, up to what a large model can afford.
+DRAWS_PER_VECTOR, MOST_DRAWS, LEAST_DRAWS = 40, 200_000, 10_000
 
 
 def run(model: HookedModel, *, lexicon: Sequence[str] | None, top: int, seed: int) -> tuple[ConceptVector, ...]:
     """Search a model's value vectors by lexicon, or by the coherence of their top tokens without one."""
-    return tuple(find_concept_vectors(model, lexicon=lexicon, top=top, seed=seed))
+    return find_concept_vectors(model, lexicon=lexicon, top=top, null_draws=draws(model), seed=seed)
+
+
+def draws(model: HookedModel) -> int:
+    """Return how many random directions stand behind the p-values."""
+    return max(LEAST_DRAWS, min(MOST_DRAWS, DRAWS_PER_VECTOR * examined(model)))
+
+
+def examined(model: HookedModel) -> int:
+    """Return how many value vectors a search looks at."""
+    return model.n_layers * model.d_mlp
 
 
 def as_json(model: HookedModel, lexicon: Sequence[str] | None, found: Sequence[ConceptVector]) -> dict[str, Any]:
@@ -25,12 +38,22 @@ def as_json(model: HookedModel, lexicon: Sequence[str] | None, found: Sequence[C
     return {"model": model.name, "lexicon": list(lexicon or ()), "vectors": [asdict(vector) for vector in found]}
 
 
-def as_table(found: Sequence[ConceptVector]) -> Table:
+def as_table(model: HookedModel, found: Sequence[ConceptVector]) -> Table:
     """Return the search as a table; tokens are model text and are shown literally."""
-    table = Table(title="concept vectors", caption="p: share of random directions of the same norm that score as high")
-    for column in ("layer", "neuron", "score", "p", "top tokens"):
+    table = Table(title="concept vectors", caption=_caption(model))
+    for column in ("layer", "neuron", "score", "p", "p corr.", "top tokens"):
         table.add_column(column, justify="left" if column == "top tokens" else "right")
     for vector in found:
         tokens = Text(" ".join(repr(token)[1:-1] for token in vector.top_tokens[:SHOWN]))
-        table.add_row(str(vector.layer), str(vector.neuron), f"{vector.score:.3f}", f"{vector.p_value:.4f}", tokens)
+        numbers = (f"{vector.score:.3f}", f"{vector.p_value:.4f}", f"{vector.p_adjusted:.3f}")
+        table.add_row(str(vector.layer), str(vector.neuron), *numbers, tokens)
     return table
+
+
+def _caption(model: HookedModel) -> str:
+    lowest = examined(model) / (draws(model) + 1)
+    said = "p: share of random directions of the same norm that score as high; "
+    corrected = f"p corr.: corrected for the {examined(model):,} vectors examined"
+    if lowest > SIGNIFICANT:
+        return f"{said}{corrected}; {draws(model):,} directions are too few for it to say more than p"
+    return f"{said}{corrected} (above {SIGNIFICANT}: some of as many random directions would score as high)"

@@ -1,0 +1,429 @@
+"""The command line: every command, pure JSON, one-line errors, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import vestige.auditing
+from hooked import HookedModel, Intervention
+from tests.vestige.facts import items, jsonl, saved_model
+from tests.vestige.test_audit import CHECKS
+from vestige import AuditReport, cli
+from vestige.cli import app, main
+from vestige.report.storage import read_json
+
+COMMANDS = ("demo", "unlearn", "audit", "concepts")
+COMMON = ("--out", "--seed", "--device", "--json", "--overwrite")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, two references, and data."""
+    folder = tmp_path_factory.mktemp("files")
+    for seed, name in enumerate(("full", "retain", "never")):
+        saved_model(folder / name, seed=seed)
+    jsonl(folder / "forget.jsonl", items(4, seed=1))
+    jsonl(folder / "kept.jsonl", items(5, seed=2))
+    return folder
+
+
+@pytest.fixture
+def run(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Call `vestige` in an empty folder, in this process; `{name}` stands for a file of `files`."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        known = {path.name.partition(".")[0]: path for path in files.iterdir()}
+        monkeypatch.setattr(sys, "argv", ["vestige", *(word.format(**known) for word in words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        done = capfd.readouterr()
+        return int(ended.value.code or 0), done.out, done.err
+
+    return call
+
+
+AUDIT = ("audit", "--original", "{full}", "--forget", "{forget}")
+UNLEARN = ("unlearn", "--model", "{full}", "--forget", "{forget}", "--retain", "{kept}")
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_every_option(command: str) -> None:
+    done = CliRunner().invoke(app, [command, "--help"], terminal_width=200)
+    assert done.exit_code == 0
+    for option in COMMON:
+        assert option in done.output
+    assert "Traceback" not in done.output
+
+
+def test_help_lists_the_commands() -> None:
+    done = CliRunner().invoke(app, ["--help"])
+    assert done.exit_code == 0
+    assert all(command in done.output for command in COMMANDS)
+
+
+@pytest.mark.parametrize("option", ["--bake", "--set", "--method", "--lexicon", "--template", "--concept", "--dtype"])
+def test_unlearn_has_its_options(option: str) -> None:
+    assert option in CliRunner().invoke(app, ["unlearn", "--help"], terminal_width=200).output
+
+
+def test_audit_writes_the_report_and_sums_it_up(run: Run, tmp_path: Path) -> None:
+    code, out, err = run(
+        *AUDIT, "--retain", "{kept}", "--unlearned", "{never}", "--retrained", "{retain}", "--out", "rep"
+    )
+    assert code == 0, err
+    assert err == ""
+    assert set(left_in(tmp_path / "rep")) >= {"report.html", "report.json", "figures"}
+    report = read_json(tmp_path / "rep" / "report.json")
+    assert [s.name for s in report.subjects] == ["original", "never", "retain"]
+    assert "report: rep/report.html" in out
+    for subject in report.subjects:
+        assert subject.name in out
+    assert report.verdicts["never"] in out.replace("\n", " ").replace("  ", " ")
+    assert left_in(tmp_path)[0] == "rep"
+
+
+def test_audit_takes_unlearned_folders_in_every_spelling(run: Run) -> None:
+    code, out, err = run(
+        *AUDIT,
+        "--out",
+        "r",
+        "--json",
+        "--max-items",
+        "2",
+        "--unlearned",
+        "{never}",
+        "{retain}",
+        "--unlearned",
+        "{full}",
+    )
+    assert code == 0, err
+    report = json.loads(out)
+    assert [s["name"] for s in report["subjects"]] == ["original", "never", "full", "retain"]
+    assert report["provenance"]["items"]["forget"] == 2
+
+
+def test_json_is_one_document_and_the_file_is_the_same(run: Run, tmp_path: Path) -> None:
+    code, out, err = run(*AUDIT, "--retain", "{kept}", "--never", "{never}", "--out", "rep", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document == json.loads((tmp_path / "rep" / "report.json").read_text())
+    assert {r["check"] for r in document["results"]} == CHECKS
+    assert list(document)[:3] == ["provenance", "subjects", "results"]
+    assert set(document["results"][0]) >= {"check", "subject", "estimate", "low", "high", "n", "floor", "control"}
+
+
+def test_concepts(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("concepts", "--model", "{full}", "--lexicon", "t5, t6,", "--top", "3", "--out", "c")
+    assert code == 0, err
+    assert "concept vectors" in out
+    found = json.loads((tmp_path / "c" / "concepts.json").read_text())
+    assert found["lexicon"] == ["t5", "t6"]
+    assert len(found["vectors"]) == 3
+    assert set(found["vectors"][0]) >= {"layer", "neuron", "score", "p_value", "top_tokens"}
+    code, out, _ = run("concepts", "--model", "{full}", "--lexicon", "t5,t6", "--top", "3", "--json")
+    assert (code, json.loads(out)) == (0, found)
+
+
+def test_concepts_without_a_lexicon(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("concepts", "--model", "{full}", "--top", "2", "--json")
+    assert code == 0, err
+    assert len(json.loads(out)["vectors"]) == 2
+    assert left_in(tmp_path) == []
+
+
+def test_unlearn_then_audit(run: Run, files: Path, tmp_path: Path) -> None:
+    code, out, err = run(
+        *UNLEARN, "--method", "gradient_ascent", "--set", "steps=2", "--set", "lr=1e-3", "--out", "edit"
+    )
+    assert code == 0, err
+    assert "gradient_ascent (removal, acts through weights) is in edit" in out
+    assert "vestige audit --original" in out
+    code, out, err = run(
+        *UNLEARN,
+        "--method",
+        "gradient_ascent",
+        "--set",
+        "steps=2",
+        "--set",
+        "lr=1e-3",
+        "--out",
+        "baked",
+        "--bake",
+        "--json",
+    )
+    assert code == 0, err
+    summary = json.loads(out)
+    assert (summary["kind"], summary["method"], summary["out"]) == ("model", "gradient_ascent", "baked")
+    assert summary["settings"]["lr"] == 1e-3
+    code, out, err = run(
+        *AUDIT, "--retain", "{kept}", "--never", "{never}", "--unlearned", "edit", "baked", "--out", "rep", "--json"
+    )
+    assert code == 0, err
+    report = read_json(tmp_path / "rep" / "report.json")
+    assert [s.name for s in report.subjects] == ["original", "gradient_ascent", "baked", "never"]
+    assert report.subjects[1].intent == "removal"
+    # The same edit, as an edit and as a model.
+    for check in CHECKS:
+        one, other = report.result(check, "gradient_ascent"), report.result(check, "baked")
+        assert replace(one, subject="") == replace(other, subject="")
+    changed = [report.result("forget_probability", s.name).estimate for s in report.subjects[:2]]
+    assert changed[0] != changed[1]
+    assert Intervention.load(tmp_path / "edit").weights is not None
+    assert HookedModel.from_pretrained(str(tmp_path / "baked"), dtype="float32").n_layers == 3
+
+
+@pytest.mark.parametrize("method", ["neuron_adjust", "ablate_vectors", "needle_tune", "selective_pruning"])
+def test_methods_by_name(run: Run, method: str, tmp_path: Path) -> None:
+    extra = ("--set", "steps=1") if method == "needle_tune" else ()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        code, out, err = run(*UNLEARN, "--method", method, "--lexicon", "t5", "--out", "edit", "--json", *extra)
+    assert code == 0, err
+    assert json.loads(out)["method"] == method
+    assert Intervention.load(tmp_path / "edit").spec.name == method
+
+
+def test_documents_with_a_concept(run: Run, tmp_path: Path) -> None:
+    texts = [f"t{i} t{i + 1} t50 t{i + 2} t{i + 3}" for i in range(10, 14)]
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    code, out, err = run(
+        "audit", "--original", "{full}", "--forget", "docs.jsonl", "--concept", "t50", "--out", "rep", "--json"
+    )
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["provenance"]["concepts"] == report["provenance"]["words"] == ["t50"]
+    assert report["generations"][0]["prompt"] == "t10 t11"
+    assert report["generations"][0]["answer"].startswith("t50")
+
+
+def test_a_template_with_a_written_line_break(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"question": "t5", "answer": "t6"}\n{"question": "t7", "answer": "t8"}\n')
+    code, out, err = run(
+        "audit",
+        "--original",
+        "{full}",
+        "--forget",
+        "q.jsonl",
+        "--template",
+        "t9\\n{{question}}",
+        "--out",
+        "rep",
+        "--json",
+    )
+    assert code == 0, err
+    assert json.loads(out)["generations"][0]["prompt"] == "t9\nt5"
+
+
+ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
+    "unknown method": ((*UNLEARN, "--method", "npoo", "--out", "o"), "no method 'npoo'; did you mean 'npo'"),
+    "missing file": (("audit", "--original", "{full}", "--forget", "absent.jsonl", "--out", "o"), "absent.jsonl"),
+    "bad row": (("audit", "--original", "{full}", "--forget", "bad.jsonl", "--out", "o"), "bad.jsonl, line 2"),
+    "empty file": (("audit", "--original", "{full}", "--forget", "empty.jsonl", "--out", "o"), "empty"),
+    "no such model": (("audit", "--original", "absent/a/b", "--forget", "{forget}", "--out", "o"), "absent/a/b"),
+    "folder without model": ((*AUDIT, "--unlearned", ".", "--out", "o"), "config.json"),
+    "missing folder": ((*AUDIT, "--never", "absent", "--out", "o"), "'absent' is not a folder"),
+    "unknown device": ((*AUDIT, "--device", "abacus", "--out", "o"), "device 'abacus' is not available"),
+    "absent device": ((*AUDIT, "--device", "cuda:63", "--out", "o"), "device 'cuda:63' is not available"),
+    "unknown dtype": ((*AUDIT, "--dtype", "float99", "--out", "o"), "float99"),
+    "non-empty out": ((*AUDIT, "--out", "full-folder"), "'full-folder' is not empty"),
+    "out is a file": ((*AUDIT, "--out", "bad.jsonl"), "is a file"),
+    "out below a file": ((*AUDIT, "--out", "bad.jsonl/deep"), "cannot be written"),
+    "out is read": (
+        (*AUDIT, "--unlearned", "full-folder", "--overwrite", "--out", "full-folder"),
+        "which this command reads",
+    ),
+    "empty lexicon": (("concepts", "--model", "{full}", "--lexicon", " , ", "--out", "o"), "the lexicon has no word"),
+    "nothing to find": (("concepts", "--model", "{full}", "--top", "0", "--out", "o"), "top"),
+    "set without =": ((*UNLEARN, "--method", "npo", "--set", "lr", "--out", "o"), "--set takes key=value"),
+    "set of no setting": ((*UNLEARN, "--method", "npo", "--set", "rate=1", "--out", "o"), "with a key of"),
+    "set of another type": ((*UNLEARN, "--method", "npo", "--set", "lr=fast", "--out", "o"), "lr needs a number"),
+    "template": ((*AUDIT, "--template", "no place", "--out", "o"), "template"),
+    "no items": ((*AUDIT, "--max-items", "0", "--out", "o"), "max_items is at least 1"),
+    "no rows": ((*AUDIT, "--batch-size", "0", "--out", "o"), "batch_size is at least 1"),
+    "negative seed": ((*AUDIT, "--seed", "-1", "--out", "o"), "seed is at least 0"),
+    "needs retain": (
+        ("unlearn", "--model", "{full}", "--forget", "{forget}", "--method", "npo", "--out", "o"),
+        "retain",
+    ),
+    "bake of hooks": ((*UNLEARN, "--method", "neuron_adjust", "--bake", "--out", "o"), "weights cannot carry"),
+    "a row in both": (
+        ("audit", "--original", "{full}", "--forget", "{forget}", "--retain", "{forget}", "--out", "o"),
+        "retain",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_what_a_user_can_cause_is_one_line_and_exit_code_2(run: Run, tmp_path: Path, case: str) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": "a"\n')
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "full-folder").mkdir()
+    (tmp_path / "full-folder" / "config.json").write_text("{}")
+    before = left_in(tmp_path)
+    words, reason = ERRORS[case]
+    code, out, err = run(*words)
+    assert code == 2
+    assert out == ""
+    assert re.fullmatch(r"vestige: .+\n", err), err
+    assert reason in err
+    assert left_in(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "words", [("audit",), ("unlearn", "--model", "x"), ("concepts",), ("nothing",), ("audit", "--wrong")]
+)
+def test_a_wrong_call_is_exit_code_2_without_traceback(run: Run, words: tuple[str, ...]) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+
+
+def test_overwrite_replaces_an_old_report(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "old.txt").write_text("old")
+    code, _, err = run("concepts", "--model", "{full}", "--top", "1", "--out", "o", "--overwrite")
+    assert code == 0, err
+    assert left_in(tmp_path) == ["o", "o/concepts.json"]
+
+
+def test_a_bug_is_not_dressed_up_as_a_users_mistake(
+    run: Run, monkeypatch: pytest.MonkeyPatch, files: Path, tmp_path: Path
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(vestige.auditing, "audit", broken)
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["vestige", "audit", "--original", str(files / "full"), "--forget", str(files / "forget.jsonl"), "--out", "o"],
+    )
+    with pytest.raises(RuntimeError, match="a bug"):
+        main()
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("when", ["reading", "writing"])
+def test_an_interrupt_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, when: str) -> None:
+    def stop(*given: Any, **_: Any) -> None:
+        if when == "writing":
+            (given[1] / "report.html").write_text("half")
+        raise KeyboardInterrupt
+
+    if when == "reading":
+        monkeypatch.setattr(vestige.auditing, "audit", stop)
+    else:
+        monkeypatch.setattr(AuditReport, "save", stop)
+    code, out, err = run(*AUDIT, "--out", "a/o")
+    assert code not in (0, 2)
+    assert out == ""
+    assert "Traceback" not in err
+    assert left_in(tmp_path) == []
+
+
+def test_warnings_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def warns() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("first line\nsecond line", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(cli, "app", warns)
+    main()
+    assert capsys.readouterr().err == "vestige: first line second line\n"
+
+
+# The same once more as a person meets it: another process, its real streams, a real signal.
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def test_a_real_process_prints_json_alone(files: Path, tmp_path: Path) -> None:
+    words = [
+        "audit",
+        "--original",
+        files / "full",
+        "--forget",
+        files / "forget.jsonl",
+        "--out",
+        tmp_path / "o",
+        "--json",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "vestige.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["subjects"][0]["name"] == "original"
+    assert done.stderr == ""
+
+
+def test_a_real_process_ends_in_one_line(tmp_path: Path) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "vestige.cli",
+        "unlearn",
+        "--model",
+        "m",
+        "--method",
+        "x",
+        "--forget",
+        "f",
+        "--out",
+        "o",
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"vestige: no method 'x'; methods are .+\n", done.stderr)
+
+
+def test_a_real_interrupt_leaves_nothing(files: Path, tmp_path: Path) -> None:
+    waits = (
+        "import sys, time, vestige.auditing as a\n"
+        "def check(evidence):\n    print('ready', file=sys.stderr, flush=True)\n    time.sleep(120)\n"
+        "a.CHECKS = (check,)\n"
+        "from vestige.cli import main\nmain()\n"
+    )
+    words = ["audit", "--original", files / "full", "--forget", files / "forget.jsonl", "--out", tmp_path / "a" / "o"]
+    with subprocess.Popen(
+        [sys.executable, "-c", waits, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if line == "ready\n":
+                break
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert running.returncode not in (0, 2)
+    assert out == ""
+    assert "Traceback" not in err
+    assert left_in(tmp_path) == []
