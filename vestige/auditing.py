@@ -104,7 +104,12 @@ def audit(
         results += check(evidence)
     return AuditReport(
         provenance=provenance(
-            original, prepared, sources, hashes=hashes, words=words, settings={"seed": seed, **settings, "items_shortened": shortened}
+            original,
+            prepared,
+            sources,
+            hashes=hashes,
+            words=words,
+            settings={"seed": seed, **settings, "items_shortened": shortened},
         ),
         subjects=subjects,
         results=tuple(results),

@@ -9,10 +9,10 @@ from hooked import HookedModel, Item, UnlearnData
 
 
 def within_context(model: HookedModel, data: UnlearnData, *, max_new_tokens: int) -> tuple[UnlearnData, int]:
-    """Shorten items until the prompt, with each of its answers or with what is generated after it, fits the model's positions.
+    """Shorten items until the prompt and each of its answers, or what is generated after it, fit the positions.
 
-    Prompts lose words at their beginning, at least one stays; an answer that is still too long loses words at its end. Models without a
-    limit change nothing.
+    Prompts lose words at their beginning, at least one stays; an answer that is still too long loses words at its end.
+    Models without a limit change nothing.
 
     Returns:
         The data, and how many items were shortened.

@@ -21,7 +21,8 @@ def test_a_long_prompt_loses_its_beginning_and_keeps_its_end() -> None:
     data, shortened = within_context(model, UnlearnData((item,)), max_new_tokens=5)
     fitted = data.forget[0]
     assert shortened == 1
-    assert item.prompt.endswith(fitted.prompt) and fitted.prompt.endswith("t7 t8")
+    assert item.prompt.endswith(fitted.prompt)
+    assert fitted.prompt.endswith("t7 t8")
     assert fitted.answer == item.answer
     assert max(_length(model, fitted.prompt, "t11 t12 t13"), _length(model, fitted.prompt) + 5) <= limit
     # A tenth of the words goes at a time, so no more than about a tenth is lost needlessly.
@@ -33,7 +34,8 @@ def test_a_long_answer_loses_its_end() -> None:
     data, shortened = within_context(model, UnlearnData((Item("t4", LONG),)), max_new_tokens=5)
     fitted = data.forget[0]
     assert shortened == 1
-    assert fitted.prompt == "t4" and LONG.startswith(fitted.answer)
+    assert fitted.prompt == "t4"
+    assert LONG.startswith(fitted.answer)
     assert _length(model, fitted.prompt, fitted.answer) <= model.config.max_position_embeddings
 
 

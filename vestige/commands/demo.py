@@ -28,7 +28,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 def run(*, out: Path, overwrite: bool, seed: int, device: str | None, quiet: bool) -> AuditReport:
     """Run the demo and write its report."""
     check_output(out, overwrite=overwrite)
-    # The organism's matrices are too small to share: more threads only wait for each other, and for whatever else the machine runs.
+    # The organism's matrices are too small to share: more threads only wait for each other.
     torch.set_num_threads(1)
     report = demo(seed=seed, device=device, progress=not quiet)
     with output_folder(out, overwrite=overwrite) as folder:
