@@ -214,7 +214,7 @@ def _run(attachment: Attachment, whole: Tensor) -> Tensor | None:
         if not isinstance(tap.columns, Tensor):
             return None
         result = part
-    _check_replacement(result, part, context)
+    check_replacement(result, part, context)
     if tap.columns is None:
         return result.reshape(whole.shape)
     written = whole.clone()
@@ -235,7 +235,12 @@ def _shaped(part: Tensor, tap: Tap, context: HookContext) -> Tensor:
     return part
 
 
-def _check_replacement(result: Any, part: Tensor, context: HookContext) -> None:
+def check_replacement(result: Any, part: Tensor, context: HookContext) -> None:
+    """Refuse what an edit returned if it does not fit where the activation was.
+
+    Raises:
+        VestigeError: It is no tensor, or of another shape, dtype or device.
+    """
     if not isinstance(result, Tensor):
         raise VestigeError(
             f"the edit at '{context.name}' returned {type(result).__name__}; it must return a tensor or None"

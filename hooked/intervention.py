@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooked.errors import VestigeError
-from hooked.hooks import Edit, HookContext, Request
+from hooked.hooks import Edit, HookContext, Request, check_replacement
 from hooked.ledger import patched
 from hooked.model import HookedModel
 from hooked.sites import SiteLike
@@ -271,9 +271,8 @@ def _only(edit: Edit, *, rows: Tensor | None, prompt: bool = False) -> Edit:
         result = edit(given, hook=hook)
         # As anywhere, None means: keep what was given, with whatever was changed in it in place.
         result = given if result is None else result
-        if not isinstance(result, Tensor) or (result.shape, result.dtype) != (activation.shape, activation.dtype):
-            # The check of every edit names the site and what differs; `where` would broadcast or promote instead.
-            return result
+        # Checked here already, because `where` would broadcast or promote what does not fit.
+        check_replacement(result, activation, hook)
         return torch.where(where[(...,) + (None,) * (activation.ndim - 2)], result, activation)
 
     return restricted

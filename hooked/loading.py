@@ -24,7 +24,7 @@ _TOKENIZER_FILES = (
 
 
 def load_pretrained(
-    id_or_path: str,
+    id_or_path: str | os.PathLike[str],
     *,
     dtype: torch.dtype | str | None,
     device: torch.device | str | None,
@@ -70,9 +70,9 @@ def load_pretrained(
     return _moved(model.eval(), device), tokenizer
 
 
-def _checked_name(id_or_path: str) -> str:
+def _checked_name(id_or_path: str | os.PathLike[str]) -> str:
     """Return what Hugging Face is asked for: a folder that can be loaded, or a hub id."""
-    given = str(id_or_path)
+    given = os.fspath(id_or_path)
     where = Path(os.path.expanduser(given))
     if where.is_dir():
         _check_folder(where)

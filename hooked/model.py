@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from typing import Any, Self
 
 import torch
@@ -56,7 +57,7 @@ class HookedModel:
     @classmethod
     def from_pretrained(
         cls,
-        id_or_path: str,
+        id_or_path: str | PathLike[str],
         *,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,

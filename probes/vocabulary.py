@@ -108,7 +108,7 @@ def _rows_top(
         _check_finite(logits, "logits of vector", 0)
         values, ids = stable_topk(logits, min(k, logits.shape[1]))
         if best is None:
-            best = values, ids + start
+            best = values, ids
             continue
         # Every id so far is below the new ones, so a stable sort by value keeps ties in order of id.
         values, ids = torch.cat([best[0], values], -1), torch.cat([best[1], ids + start], -1)

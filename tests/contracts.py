@@ -278,7 +278,7 @@ def foreign_hooks(model: HookedModel) -> Iterator[list[tuple[Tensor, Tensor]]]:
     try:
         yield seen
     finally:
-        assert all(handle.id in handle.hooks_dict_ref() for handle in handles)
+        assert all(handle.id in (handle.hooks_dict_ref() or {}) for handle in handles)
         for handle in handles:
             handle.remove()
 

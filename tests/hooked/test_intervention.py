@@ -366,7 +366,7 @@ def test_a_logit_edit_may_run_another_model(ids: Tensor) -> None:
 def test_specs_are_data() -> None:
     """I4: equal and equally hashed where their content is, in every process."""
     one = Spec("method", "removal", ("forget",), "arXiv", {"top": 0.03, "layers": (1, 2)})
-    same = Spec("method", "removal", ["forget"], "arXiv", {"layers": [1, 2], "top": 0.03})  # type: ignore[arg-type]
+    same = Spec("method", "removal", ("forget",), "arXiv", {"layers": [1, 2], "top": 0.03})
     other = Spec("method", "removal", ("forget",), "arXiv", {"top": 0.04, "layers": (1, 2)})
     assert one == same
     assert hash(one) == hash(same)

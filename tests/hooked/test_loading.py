@@ -63,7 +63,8 @@ def test_sixteen_bit_weights_become_float32_with_a_warning(tmp_path: Path) -> No
     ) as seen:
         model = HookedModel.from_pretrained(tmp_path)
     assert model.dtype == torch.float32
-    assert Path(seen[0].filename).name == Path(__file__).name
+    # It points at the caller's line, or at the checker around it where shapes are checked at run time.
+    assert seen[0].filename == __file__ or "jaxtyping" in seen[0].filename
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert HookedModel.from_pretrained(tmp_path, dtype="auto").dtype == torch.float16

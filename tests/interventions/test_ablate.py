@@ -118,9 +118,9 @@ def test_the_hooks_read_the_neuron_as_earlier_edits_left_it(rng: torch.Generator
     edit = [("blocks.1.mlp.hook_post", double)]
     results = []
     for form in ("weights", "hooks"):
-        with model.hooks(edit), ablate_vectors(model, [(1, 3)], form=form).applied(model) as view:  # type: ignore[arg-type]
+        with model.hooks(edit), ablate_vectors(model, [(1, 3)], form=form).applied(model) as view:
             results.append(view.logits(ids).detach())
-    assert torch.allclose(*results, atol=1e-9)
+    assert torch.allclose(results[0], results[1], atol=1e-9)
 
 
 @pytest.mark.parametrize(

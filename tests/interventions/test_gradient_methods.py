@@ -137,10 +137,10 @@ def test_npo_lets_go_of_forgotten_answers_and_gradient_ascent_does_not(
 
 
 def test_every_prompt_keeps_its_refusal_through_the_epochs(task: UnlearnData, monkeypatch: pytest.MonkeyPatch) -> None:
-    from interventions import descent
+    from interventions import batches, descent
 
     seen: list[tuple[str, str]] = []
-    encode = descent.encode
+    encode = batches.encode
 
     def spy(model: HookedModel, items: list[Item]) -> Any:
         seen.extend((item.prompt, item.answer) for item in items if item.answer in REFUSALS)

@@ -227,6 +227,19 @@ def test_always_looks_at_what_the_model_said_and_prompt_does_not() -> None:
         assert got == [*said[:3], 5, 6]
 
 
+def test_any_watched_layer_may_fire() -> None:
+    model, made = fires_on(["t20 t21 t22"])
+    (last, watch), early = next(iter(made.edits.items())), model.site_map.resolve(("mlp_post", 0))
+    assert isinstance(watch, WatchKeys)
+    for limits in ((1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)):
+        keys = model.run_with_cache("t20 t21 t22", names_filter=early)[1][early][:, -1].detach()
+        first = replace(watch, box=Box(keys[0], torch.full_like(keys[0], 1e-3)), limit=limits[0])
+        both = replace(made, edits={early: first, last: replace(watch, limit=limits[1])})
+        with both.applied(model) as view:
+            refuses = view.generate("t20 t21 t22", max_new_tokens=4) == [REFUSAL]
+        assert refuses == (max(limits) > 0)
+
+
 def request(*, mask: list[list[bool]], step: list[list[bool]], offset: int = 0) -> Request:
     real, steps = torch.tensor(mask), torch.tensor(step)
     return Request(real, real & ~steps, steps, offset, real.long(), {})
@@ -245,10 +258,11 @@ def test_steps_are_counted_across_chunks() -> None:
     first = request(mask=[[False, True, True], [True, True, True], [True, True, False]], step=[[True] * 3] * 3)
     inside = torch.tensor([[False, False, True], [False, True, True], [False, False, False]])
     assert steps_since(inside, first, "k").tolist() == [[-1, -1, 0], [-1, 0, 1], [-1, -1, -1]]
-    second = replace(first, mask=torch.ones(3, 2, dtype=torch.bool), offset=3)
-    third = replace(first, mask=torch.ones(3, 1, dtype=torch.bool), offset=5)
+    second = replace(request(mask=[[True] * 2] * 3, step=[[True] * 2] * 3, offset=3), state=first.state)
     now = torch.tensor([[True, False], [False, False], [False, True]])
-    assert steps_since(now, second, "k").tolist() == [[1, 2], [2, 3], [-1, 0]]
+    for _ in range(2):
+        assert steps_since(now, second, "k").tolist() == [[1, 2], [2, 3], [-1, 0]]
+    third = replace(request(mask=[[True]] * 3, step=[[True]] * 3, offset=5), state=first.state)
     assert steps_since(now.new_zeros(3, 1), third, "k").tolist() == [[3], [4], [1]]
 
 

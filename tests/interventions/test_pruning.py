@@ -64,18 +64,18 @@ def test_both_forms_are_exactly_equal_also_with_biases(
     model, ids = tiny_model(family), random_ids(rng)
     results = []
     for form in ("weights", "hooks"):
-        with torch.no_grad(), selective_pruning(model, tiny_data, top=0.1, form=form).applied(model) as view:  # type: ignore[arg-type]
+        with torch.no_grad(), selective_pruning(model, tiny_data, top=0.1, form=form).applied(model) as view:
             results.append(view.logits(ids))
     assert torch.equal(*results)
 
 
 def test_neurons_that_tie_with_the_last_are_pruned_too(tiny_data: UnlearnData) -> None:
     model = tiny_model("gpt2")
-    inward = model.model.get_submodule("transformer.h.1.mlp.c_fc")
+    weight, bias = (model.model.get_parameter(f"transformer.h.1.mlp.c_fc.{name}") for name in ("weight", "bias"))
     with torch.no_grad():
         # Every neuron of block 1 computes the same, so all their scores are equal.
-        inward.weight.copy_(inward.weight[:, :1].expand_as(inward.weight))
-        inward.bias.copy_(inward.bias[:1].expand_as(inward.bias))
+        weight.copy_(weight[:, :1].expand_as(weight).clone())
+        bias.copy_(bias[:1].expand_as(bias).clone())
     scores = slow_scores(model, tiny_data)
     better = int((scores > scores[1, 0] * (1 + 1e-6)).sum()) - int((scores[1] > scores[1, 0] * (1 + 1e-6)).sum())
     top = (better + 1) / scores.numel()
@@ -85,10 +85,9 @@ def test_neurons_that_tie_with_the_last_are_pruned_too(tiny_data: UnlearnData) -
 
 def test_neurons_dead_on_retain_text_come_first_unless_hardly_alive_on_forget_text(tiny_data: UnlearnData) -> None:
     model = tiny_model("gpt2")
-    inward = model.model.get_submodule("transformer.h.0.mlp.c_fc")
     with torch.no_grad():
-        inward.weight[:, :2] = 0
-        inward.bias[0], inward.bias[1] = 0.0, 1e-4
+        model.model.get_parameter("transformer.h.0.mlp.c_fc.weight")[:, :2] = 0
+        model.model.get_parameter("transformer.h.0.mlp.c_fc.bias")[:2] = torch.tensor([0.0, 1e-4])
     plain = selective_pruning(model, tiny_data, top=0.05, form="hooks")
     # Neuron 0 is dead on both texts, and 0 / 0 must not win.
     assert (0, 0) not in pruned(plain)

@@ -66,6 +66,16 @@ def test_the_penalty_is_chosen_on_training_rows(rng: torch.Generator) -> None:
     assert min(each) - 1e-9 <= found.auc <= max(each) + 1e-9
 
 
+def test_tested_rows_have_no_say_in_the_penalty(cloud: Cloud, rng: torch.Generator) -> None:
+    acts, labels, groups = cloud(shift=0.5, n_groups=40, d_model=30)
+    train = groups < 20
+    chosen = set()
+    for _ in range(8):
+        acts[~train] = 5.0 * torch.randn(40, 30, generator=rng, dtype=acts.dtype)
+        chosen.add(fit_linear_probe(acts, labels, groups=groups, train=train, draws=1, resamples=1).l2)
+    assert len(chosen) == 1
+
+
 def test_several_classes(rng: torch.Generator) -> None:
     labels = torch.arange(90) % 3
     centres = 2.0 * torch.randn(3, 12, generator=rng)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers.utils.logging import disable_progress_bar
 
 from hooked import HookedModel, UnlearnData, VestigeError, load_data
 
@@ -26,8 +24,6 @@ def model(path: str, *, device: str | None, dtype: str) -> HookedModel:
             torch.empty(1, device=place).item()
     except (RuntimeError, AssertionError) as error:
         raise VestigeError(f"device '{device}' is not available: {str(error).splitlines()[0]}") from error
-    if not sys.stderr.isatty():
-        disable_progress_bar()
     with warnings.catch_warnings():
         # The dtype was chosen on the command line, so the reminder that there is a choice is noise here.
         warnings.filterwarnings("ignore", message=".*is loaded as float32")
