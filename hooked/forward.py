@@ -96,7 +96,10 @@ def run(
             if stop_at_layer is None:
                 return output
         except IndexError as error:
-            raise _outside_tables(model, chunk) or error from error
+            explained = _outside_tables(model, chunk)
+            if explained is None:
+                raise
+            raise explained from error
     silent = next((a.context.name for a in edits if not a.context.fired), None)
     if silent is not None:
         raise VestigeError(silence(silent))

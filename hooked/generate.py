@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,18 +72,17 @@ def decode(model: HookedModel, batch: TokenBatch, settings: Decoding, *, first_r
         raise VestigeError(
             "decoding continues the last column, so prompts are padded on the left; tokenize with padding_side='left'"
         )
-    eos = model.tokenizer.eos_token_id if settings.stop_at_eos and model.tokenizer is not None else None
+    ends = _end_tokens(model) if settings.stop_at_eos else frozenset()
     generators = [_generator(settings.seed, first_row + i) for i in range(len(batch))]
     rows: list[list[int]] = [[] for _ in range(len(batch))]
     alive = [True] * len(batch)
-    chunk = first_chunk(batch)
-    whole, chunk = batch, Chunk(batch, chunk.request, use_cache=settings.use_cache)
+    whole, chunk = batch, replace(first_chunk(batch), use_cache=settings.use_cache)
     for step in range(settings.max_new_tokens):
         output = run(model, chunk)
         logits = model._logits(output)[:, -1].float()
         tokens = _sampled(logits, settings.temperature, generators) if settings.do_sample else logits.argmax(-1)
         for i, token in enumerate(tokens.tolist()):
-            alive[i] = alive[i] and token != eos
+            alive[i] = alive[i] and token not in ends
             if alive[i]:
                 rows[i].append(token)
         if not any(alive) or step == settings.max_new_tokens - 1:
@@ -127,3 +126,10 @@ def _sampled(logits: Tensor, temperature: float, generators: Sequence[torch.Gene
         raise VestigeError("the logits hold NaN or infinity, so there is nothing to sample from")
     draws = [torch.multinomial(row, 1, generator=g) for row, g in zip(probabilities, generators, strict=True)]
     return torch.cat(draws).to(logits.device)
+
+
+def _end_tokens(model: HookedModel) -> frozenset[int]:
+    """Return the ids that end a row: the tokenizer's EOS and those of the generation config (chat models have more)."""
+    named = getattr(getattr(model.model, "generation_config", None), "eos_token_id", None)
+    ids = [*(named if isinstance(named, list | tuple) else [named]), getattr(model.tokenizer, "eos_token_id", None)]
+    return frozenset(int(i) for i in ids if i is not None)

@@ -67,7 +67,7 @@ class Schedule:
         max_grad_norm: Gradients of a larger norm are scaled down to it; None leaves them.
         stop_fraction: Stop once the mean length-normalised probability of the forget answers is below this fraction of
             what it was at the start; None never stops for that.
-        retain_bound: Largest retain loss, in nats per token; None: `log(d_vocab)` above where it started.
+        retain_bound: Largest retain loss, in nats per token; None: `log(d_vocab) / 2` above where it started.
         check_every: Steps between two looks at the two numbers above; None: once per pass over the forget items.
         progress: Show a bar, if the output is a terminal.
     """
@@ -210,7 +210,7 @@ class _Watch:
         if self.retain:
             loss = float(_mean_nll(self.model, self.retain, self.schedule).mean())
             if self.bound is None:
-                self.bound = loss + log(self.model.d_vocab)
+                self.bound = loss + 0.5 * log(self.model.d_vocab)
             if not loss <= self.bound:
                 raise VestigeError(
                     f"{self.schedule.method} diverged at step {step} of {self.steps}: the retain loss is {loss:.3g} "

@@ -40,7 +40,7 @@ def gradient_ascent(
         lr: 1e-4 suits models of some million parameters; 1e-5 those of billions.
         stop_fraction: Stop once the mean length-normalised probability of the forget answers, looked at every
             `check_every` steps, is below this fraction of the original's; None runs all steps.
-        retain_bound: Retain loss in nats per token at which to give up; when not given, `log(d_vocab)` above the start.
+        retain_bound: Retain loss in nats per token at which to give up; when not given, `log(d_vocab) / 2` above start.
         reduction: `mean` weighs answers equally, `token` weighs tokens equally.
 
     Raises:

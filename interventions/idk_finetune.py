@@ -53,7 +53,7 @@ def idk_finetune(
         data: Needs `forget` items with a prompt and `retain` items with an answer.
         refusals: What to say instead; at least one.
         lr: 3e-4 suits models of some million parameters; 1e-5 those of billions.
-        retain_bound: Retain loss in nats per token at which to give up; when not given, `log(d_vocab)` above the start.
+        retain_bound: Retain loss in nats per token at which to give up; when not given, `log(d_vocab) / 2` above start.
         reduction: `mean` weighs answers equally, `token` weighs tokens equally.
 
     Raises:

@@ -52,7 +52,7 @@ def needle_tune(
         max_grad_norm: Gradients of a larger norm are scaled down to it; None leaves them.
         stop_fraction: Stop once the mean probability of the forget answers is below this fraction of what it was at the
             start; None runs all steps.
-        retain_bound: Retain loss in nats per token at which to give up; when not given, `log(d_vocab)` above the start.
+        retain_bound: Retain loss in nats per token at which to give up; when not given, `log(d_vocab) / 2` above start.
         check_every: Steps between two looks at `stop_fraction` and `retain_bound`; once per epoch when not given.
         seed: Of the noise and the shuffle.
         progress: Show a bar, if the output is a terminal.

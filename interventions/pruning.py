@@ -107,7 +107,7 @@ def selective_pruning(
 def _importance(forget: Tensor, retain: Tensor, min_forget: float, relative_epsilon: float) -> Float[Tensor, " d_mlp"]:
     tiny = torch.finfo(retain.dtype).tiny
     ratio = forget / (retain + relative_epsilon * retain.mean() + tiny)
-    return torch.where((forget > 0) & (forget >= min_forget * forget.mean()), ratio, -torch.inf)
+    return torch.where(forget >= min_forget * forget.mean(), ratio, -torch.inf)
 
 
 def _top_with_ties(scores: Float[Tensor, " n"], top: float) -> Int[Tensor, " chosen"]:

@@ -89,7 +89,7 @@ def train(
             Entries outside stay bit-equal, since their update is undone and not just their gradient left out.
         stop_fraction: Stop once the mean length-normalised probability of the forget answers is below this fraction of
             what it was at the start; None never stops for that.
-        retain_bound: Largest retain loss, in nats per token; when not given, `log(d_vocab)` above where it started.
+        retain_bound: Largest retain loss, in nats per token; when not given, `log(d_vocab) / 2` above where it started.
         check_every: Steps between two looks at `stop_fraction` and `retain_bound`; once per epoch when not given.
         progress: Show a bar with steps, loss and time left, if the output is a terminal.
 

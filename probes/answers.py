@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hooked import VestigeError
+from probes.held_out import one_blas_thread
 
 PENALTIES = tuple(10.0**power for power in range(-1, 6))
 
@@ -60,7 +61,8 @@ def fit_answer_probe(
     directions = W_U.T.astype(np.float64) - W_U.mean(1)
     directions = directions / np.linalg.norm(directions, axis=1, keepdims=True).clip(1e-12)
     pipeline = make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES))
-    pipeline.fit(acts.astype(np.float64), directions[answers])
+    with one_blas_thread():
+        pipeline.fit(acts.astype(np.float64), directions[answers])
     return AnswerProbe(pipeline, directions)
 
 

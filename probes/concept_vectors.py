@@ -95,8 +95,8 @@ def find_concept_vectors(
         Best first; equal scores in order of layer and neuron.
 
     Raises:
-        VestigeError: Both a lexicon and a seed text were given, a setting is out of range, or the model has no layer of
-            that index.
+        VestigeError: Both a lexicon and a seed text were given, a setting is out of range, the model has no layer of
+            that index, or its weights are not finite.
 
     Source:
         Hong et al. 2024, arXiv:2406.11614, section 3. There the vectors are ranked by mean top-k logit and a language
@@ -110,6 +110,9 @@ def find_concept_vectors(
     scores: list[Tensor] = []
     for layer in picked:
         vectors = model.value_vectors(layer).detach()
+        if not bool(torch.isfinite(vectors).all()):
+            # NaN compares false with everything and would rank first.
+            raise VestigeError(f"the value vectors of layer {layer} hold NaN or infinity; did the model diverge?")
         alive = (vectors != 0).any(-1).nonzero().flatten().cpu()
         for sign in {"top": (1,), "bottom": (-1,), "both": (1, -1)}[ends]:
             scores.append(_stream(score, vectors, sign)[alive])

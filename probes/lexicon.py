@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hooked import HookedModel, VestigeError
 
+_Z = 1.28
 # Words that every English text over-uses against a vocabulary. Function words only, so that no topic is lost.
 _STOP_WORDS = frozenset(
     "a about after again all also am an and any are as at be because been before being but by can could did do does "
@@ -58,10 +59,10 @@ def seed_text_weights(
     """Return a weight per token, summing to 1, from a text about a concept: equal weights on the tokens that the text
     over-uses.
 
-    A token is scored by the z-score of its log odds in the text against the background, and kept if it is above 2.33
-    (one-sided 1 %), at most `most` of them. Without a background the comparison is with a uniform vocabulary, which
-    every frequent word beats; that is why function words are excluded, and why a background (e.g. the retain text) is
-    worth giving.
+    A token is scored by the z-score of its log odds in the text against the background, and kept if it is above 1.28
+    (one-sided 10 %, so that a short text is enough), at most `most` of them. Without a background the comparison is
+    with a uniform vocabulary, which every frequent word beats; that is why function words are excluded, and why a
+    background (e.g. the retain text) is worth giving.
 
     Args:
         model: Its tokenizer cuts the text.
@@ -79,7 +80,8 @@ def seed_text_weights(
     seen = _counts(model, text)
     if not seen:
         raise VestigeError(
-            "the seed text has only function words, so it names no concept; give a longer text or a lexicon"
+            "no token of the seed text is a word that could name a concept (function words and lone letters are not); "
+            "give a longer text or a lexicon"
         )
     total = sum(seen.values())
     against = Counter[int]() if background is None else _counts(model, background)
@@ -93,7 +95,7 @@ def seed_text_weights(
             other, spread = math.log(b / (n_against - b + 1.0)), 1.0 / b
         mine = math.log((count + 0.5) / (total - count + 0.5))
         scores[token] = (mine - other) / math.sqrt(1.0 / (count + 0.5) + spread)
-    kept = sorted((t for t, z in scores.items() if z > 2.33), key=lambda t: (-scores[t], t))[:most]
+    kept = sorted((t for t, z in scores.items() if z > _Z), key=lambda t: (-scores[t], t))[:most]
     if not kept:
         raise VestigeError(
             f"no token is over-represented in the seed text of {total} content tokens; "

@@ -25,8 +25,8 @@ class LexiconScore:
 
     `r` is a lexicon token's rank among the `n` tokens outside the lexicon (the number of those with a larger logit,
     ties counted half), so that lexicon tokens do not push each other down. A token at a random place is worth 1 nat in
-    the mean, one that leads the vocabulary `log(2n + 2)`; this is Fisher's combination of the ranks' own p-values,
-    which rewards the published top-k overlap but has no ties and no cliff at k.
+    the mean, one that leads the vocabulary `log(2n + 2)`; this is Fisher's combination of the ranks' own p-values.
+    It rewards what the published top-k overlap rewards, without its cliff at k and its many ties.
 
     Args:
         W_U: Unembedding.

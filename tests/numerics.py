@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 # A few layers of float32 sums, in units of the largest value: some dozens of roundings, no more.
-FLOAT32 = 5e-6
+FLOAT32 = 1e-5
 
 
 def error(got: Tensor, wanted: Tensor) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hooked import HookedModel, UnlearnData, VestigeError
+from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from probes import ConceptVector, find_concept_vectors
 from probes.vocabulary import default_k
 from vestige.checks import CHECKS
@@ -21,7 +21,7 @@ from vestige.reading import Reading, read
 from vestige.result import AuditReport, ConceptVectorRow, GenerationRow, Result, SubjectInfo
 from vestige.subjects import Source, describe, opened
 from vestige.verdict import verdicts
-from vestige.words import concept_words
+from vestige.words import concept_words, null_draws
 
 SHOWN_TOKENS = 12
 SHOWN_FORGET, SHOWN_RETAIN = 6, 3
@@ -78,7 +78,9 @@ def audit(
     words = concept_words(original, data, lexicon)
     vectors: tuple[ConceptVector, ...] = ()
     if words and top_vectors:
-        vectors = find_concept_vectors(original, lexicon=words, top=top_vectors, seed=seed)
+        vectors = find_concept_vectors(
+            original, lexicon=words, top=top_vectors, null_draws=null_draws(original), seed=seed
+        )
     decoder = original.decoder.frozen()
     readings: dict[str, Reading] = {}
     hashes: dict[str, str | None] = {}
@@ -97,6 +99,12 @@ def audit(
                 hashes[info.name] = weights_sha256(subject.raw)
         except VestigeError as error:
             raise VestigeError(f"subject '{info.name}': {error}") from error
+        except (IndexError, RuntimeError) as error:
+            # An intervention fitted on a model of other widths fails somewhere inside a hook.
+            if not isinstance(source, Intervention):
+                raise
+            first = str(error).splitlines()[0]
+            raise VestigeError(f"subject '{info.name}' does not fit '{original.name}': {first}") from error
     subjects = tuple(info for info, _ in sources)
     evidence = Evidence(prepared, subjects, readings, decoder, vectors, seed)
     results: list[Result] = []
@@ -159,6 +167,7 @@ def _vector_rows(evidence: Evidence, original: HookedModel) -> tuple[ConceptVect
                 neuron=vector.neuron,
                 score=vector.score,
                 p_value=vector.p_value,
+                p_adjusted=vector.p_adjusted,
                 before=words(before),
                 after={name: words(row) for name, row in after.items()},
                 cosine={name: cosine(before, row) for name, row in after.items()},

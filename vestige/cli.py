@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -195,9 +194,6 @@ def concepts(
 
 def main() -> None:
     """Run the command line; what a user can cause ends in one line and exit code 2."""
-    # Hugging Face draws its loading bars into log files too.
-    if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _one_line

@@ -24,6 +24,8 @@ METHODS = {
     "ablate_vectors": "interventions",
     "needle_tune": "interventions",
 }
+# It reads prompts where their answer is about to begin, so documents are cut as the audit cuts them.
+ON_PROMPTS = ("key_space_detection",)
 # These two edit given value vectors, which the command line searches first.
 ON_VECTORS = ("ablate_vectors", "needle_tune")
 _PLAIN = {float: "a number", int: "a whole number", bool: "true or false", str: "a text", NoneType: "null"}

@@ -74,6 +74,7 @@ class Reading:
             the forget items, read with the original's decoder.
         lens_floor_rank: The same with the answers exchanged between items; no permutation where there is one item.
         raw_forget: Scores of the forget answers on the bare weights.
+        reworded: Scores of the forget answers to the prompt in other words, for the items that have one.
         value_rows: Followed value vectors of the bare weights, by (layer, neuron).
     """
 
@@ -83,6 +84,7 @@ class Reading:
     lens_rank: Float[Tensor, "n_layers n_items"]
     lens_floor_rank: Float[Tensor, "n_layers permutations n_items"]
     raw_forget: tuple[Score, ...]
+    reworded: tuple[Score, ...] = ()
     value_rows: Mapping[tuple[int, int], Float[np.ndarray, " d_model"]] = field(default_factory=dict)
 
 
@@ -119,6 +121,7 @@ def read(
     raw = forget.answers
     if subject.raw is not subject.model:
         raw = score(subject.raw, [(i.prompt, i.answer) for i in data.forget], batch_size=batch_size)
+    reworded = [(i.paraphrased_prompt, i.answer) for i in data.forget if i.paraphrased_prompt]
     return Reading(
         forget=forget,
         retain=split(data.retain) if data.retain else None,
@@ -126,6 +129,7 @@ def read(
         lens_rank=lens,
         lens_floor_rank=exchanged,
         raw_forget=raw,
+        reworded=score(subject.model, reworded, batch_size=batch_size),
         value_rows=_value_rows(subject.raw, vectors),
     )
 

@@ -83,9 +83,10 @@ def opened(info: SubjectInfo, source: Source, *, original: HookedModel) -> Itera
 
 def _load(folder: str | Path, original: HookedModel) -> HookedModel:
     model = HookedModel.from_pretrained(str(folder), dtype=original.dtype, device=original.device)
-    if model.tokenizer is None:
-        # Weights are often saved alone; they are asked in the original's tokens anyway.
-        model.tokenizer = original.tokenizer
+    if model.tokenizer is not None and not _same_words(model.tokenizer, original.tokenizer):
+        raise VestigeError("its tokenizer has other tokens than the original's, so their numbers cannot be compared")
+    # Every subject is asked in the same tokens, whatever settings its folder carries.
+    model.tokenizer, model.default_prepend_bos = original.tokenizer, original.default_prepend_bos
     return model
 
 

@@ -22,14 +22,21 @@ _REFERENCES = {
     "never": "Never taught the facts: whatever it scores is guessing, the lower end of every scale.",
 }
 _INSIDE = {"lens": "lens_leak", "probe": "probe_leak"}
+_SAID = {
+    "forget_probability": "how probable the answers are",
+    "forget_rouge": "what it writes",
+    "exact_memorization": "its first choices",
+    "paraphrase_probability": "how probable the answers are when the question is reworded",
+}
 
 
 def verdicts(subjects: Sequence[SubjectInfo], results: Sequence[Result]) -> dict[str, str]:
     """Return a verdict of one to three sentences per subject.
 
     Every share runs from a model that never learnt the facts (0) to the original (1); where the two are less than 0.05
-    apart there is no scale. A subject *still answers* above 0.2 of the original's forget probability; it *hides* the
-    knowledge where the bare weights give back half of it or more; it is *silent, but not empty* where the lens or the
+    apart there is no scale. A subject *still answers* above 0.2 of the original in the worst of forget probability,
+    ROUGE, exact memorization and reworded questions (flattened logits lower the first alone); it *hides* the knowledge
+    where the bare weights give back half of it or more; it is *silent, but not empty* where the lens or the
     probe keeps more than 0.2 and the whole interval lies above control and floor, and *silent, but stored* where the
     concept's vectors have a mean cosine of at least 0.95; else these checks found no trace. Losing more than a fifth of
     the retain probability is said, and so are outputs less than half as varied as the original's. The thresholds are
@@ -65,9 +72,11 @@ def _left(table: Table, name: str, original: str, shown: float) -> str:
     found = {what: share for what, share in inside.items() if share is not None}
     clear = {what: share for what, share in found.items() if share > TRACE and _is_above(table, _INSIDE[what], name)}
     worst = max(clear, key=clear.__getitem__, default=None)
-    if shown > TRACE:
+    spoken = {check: share for check in _SAID if (share := _share(table, check, name, original)) is not None}
+    loudest = max(spoken, key=spoken.__getitem__, default="forget_probability")
+    if max(shown, *spoken.values(), 0.0) > TRACE:
         return (
-            f"Still answers: {shown:.0%} of what sets the original's forget probability apart is left "
+            f"Still answers: in {_SAID[loudest]}, {spoken[loudest]:.0%} of what sets the original apart is left "
             f"(above {TRACE:.0%})."
         )
     if hidden is not None and hidden >= HIDDEN:
@@ -86,7 +95,7 @@ def _left(table: Table, name: str, original: str, shown: float) -> str:
     if cosine is not None and cosine >= INTACT:
         return (
             f"Silent, but stored: by {near} it is like a model that never learnt the facts ({little}), yet "
-            f" the concept's vectors are almost untouched (cosine {cosine:.2f}, {INTACT} or more).{silent}"
+            f"the concept's vectors are almost untouched (cosine {cosine:.2f}, {INTACT} or more).{silent}"
         )
     return (
         f"No trace found: by {near} it is like a model that never learnt the facts ({little}). "

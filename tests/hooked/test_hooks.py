@@ -153,6 +153,12 @@ def test_an_unknown_site_is_refused_before_anything_runs(untouched: HookedModel,
     assert calls == []
 
 
+def test_an_error_of_an_edits_own_comes_out_as_it_is(untouched: HookedModel, ids: Tensor) -> None:
+    """Also an IndexError, which a model raises for ids outside its tables."""
+    with pytest.raises(IndexError, match="out of bounds"):
+        untouched.run_with_hooks(ids, fwd_hooks=[("resid_post.0", lambda a, hook: a[:, :, 99])])
+
+
 def test_a_site_that_never_fires_is_an_error(ids: Tensor) -> None:
     """C10: a module that the forward does not call any more."""
     model = tiny_model()

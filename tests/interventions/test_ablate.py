@@ -81,6 +81,18 @@ def test_projecting_out_a_whole_basis_leaves_nothing_and_warns() -> None:
         assert model.value_vectors(0)[1].norm() < 1e-5
 
 
+def test_tokens_that_say_the_same_count_once() -> None:
+    model = tiny_model("llama", dtype=torch.float64)
+    head = model.model.get_parameter("lm_head.weight")
+    with torch.no_grad():
+        head[9] = 2 * head[5]
+    results = []
+    for tokens in ([5], [5, 9]):
+        with ablate_vectors(model, [(1, 5)], mode="project_out", tokens=tokens).applied(model):
+            results.append(model.value_vectors(1)[5].clone())
+    assert torch.allclose(results[0], results[1])
+
+
 def test_noise_does_not_pile_up_over_repeated_use() -> None:
     model = tiny_model("gpt2")
     before = model.value_vectors(0).clone()

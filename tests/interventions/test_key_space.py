@@ -139,21 +139,22 @@ def test_it_tells_separable_prompts_apart_on_items_held_out() -> None:
     assert sum(refused(model, made, unseen)) >= 0.8 * len(unseen)
 
 
-def test_held_out_rates_are_those_of_a_slow_loop(tiny_data: UnlearnData) -> None:
-    model = shared_model("gpt2")
-    arguments = {"rate": 0.3, "when": "prompt", "seed": 5, "batch_size": 7}
-    got = calibrate(model, tiny_data.forget, tiny_data.retain, [1, 2], **arguments)  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(5)
-    folds = [torch.randperm(len(items), generator=generator) % 5 for items in (tiny_data.forget, tiny_data.retain)]
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.6])
+@pytest.mark.parametrize("seed", [5, 6])
+def test_held_out_rates_are_those_of_a_slow_loop(rate: float, seed: int, tiny_data: UnlearnData) -> None:
+    model, data = shared_model("gpt2"), replace(tiny_data, retain=tiny_data.retain[:13])
+    got = calibrate(model, data.forget, data.retain, [1, 2], rate=rate, when="prompt", seed=seed, batch_size=7)
+    generator = torch.Generator().manual_seed(seed)
+    folds = [torch.randperm(len(items), generator=generator) % 5 for items in (data.forget, data.retain)]
     caught, wrong = [], []
     for fold in range(5):
-        inside = [i for i, f in zip(tiny_data.forget, folds[0], strict=True) if f != fold]
-        out = [i for i, f in zip(tiny_data.forget, folds[0], strict=True) if f == fold]
+        inside = [i for i, f in zip(data.forget, folds[0], strict=True) if f != fold]
+        out = [i for i, f in zip(data.forget, folds[0], strict=True) if f == fold]
         detector = Detector.fit(prompt_keys(model, inside, [1, 2], batch_size=3))
-        kept = [i for i, f in zip(tiny_data.retain, folds[1], strict=True) if f != fold]
-        left = [i for i, f in zip(tiny_data.retain, folds[1], strict=True) if f == fold]
+        kept = [i for i, f in zip(data.retain, folds[1], strict=True) if f != fold]
+        left = [i for i, f in zip(data.retain, folds[1], strict=True) if f == fold]
         ratios = [lowest_ratios(model, x, [detector], when="prompt", batch_size=3)[0] for x in (kept, out, left)]
-        alpha = order_statistic(ratios[0], 0.3)
+        alpha = order_statistic(ratios[0], rate)
         caught += (ratios[1] <= alpha).tolist()
         wrong += (ratios[2] <= alpha).tolist()
     assert got.true_positive_rate == sum(caught) / len(caught)

@@ -245,6 +245,15 @@ def test_the_lexicon_weighs_tokens() -> None:
     assert float(weights.sum()) == pytest.approx(1.0)
 
 
+def test_a_diverged_model_is_refused_instead_of_ranked_first() -> None:
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        model.value_vectors(1)[5, 0] = torch.nan
+    with pytest.raises(VestigeError, match="value vectors of layer 1 hold NaN"):
+        find_concept_vectors(model, lexicon=LEXICON)
+    assert len(find_concept_vectors(model, lexicon=LEXICON, layers=[0, 2])) == 10
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -77,10 +77,10 @@ def test_lexicon_errors(model: HookedModel, words: object, message: str) -> None
 
 
 def test_seed_text_errors(model: HookedModel) -> None:
-    with pytest.raises(VestigeError, match="only function words"):
+    with pytest.raises(VestigeError, match="no token of the seed text is a word that could name a concept"):
         seed_text_weights(model, " a a")
     with pytest.raises(VestigeError, match="no token is over-represented in the seed text of 1 content tokens"):
-        seed_text_weights(model, "dog", background="dog dog dog")
+        seed_text_weights(model, " dog", background=" dog dog dog")
     bare = HookedModel(model.model)
     with pytest.raises(VestigeError, match="needs a tokenizer"):
         lexicon_weights(bare, ["dog"])

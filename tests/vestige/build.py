@@ -20,7 +20,7 @@ KINDS: Mapping[str, Kind] = {"original": "original", "retain": "retrained", "nev
 
 
 def score(probability: float, *, label: int = 0, prediction: int | None = None, n: int = 1) -> Score:
-    """Score an answer of `n` equal tokens, each of this probability; the model's first choice is the label unless said."""
+    """Score an answer of `n` equal tokens of this probability; the first choice is the label unless said."""
     value = log(probability) if probability > 0 else -float("inf")
     chosen = label if prediction is None else prediction
     return Score((value,) * n, (chosen,) * n, (label,) * n)
@@ -55,6 +55,7 @@ def reading(
     retain: SplitReading | None = None,
     control: SplitReading | None = None,
     raw: Sequence[float] | None = None,
+    reworded: Sequence[float] = (),
     lens_rank: Tensor | None = None,
     lens_floor_rank: Tensor | None = None,
     rows: Mapping[tuple[int, int], Any] | None = None,
@@ -69,6 +70,7 @@ def reading(
         lens_rank=torch.zeros(2, n) if lens_rank is None else lens_rank,
         lens_floor_rank=torch.zeros(2, 20, n) if lens_floor_rank is None else lens_floor_rank,
         raw_forget=said.answers if raw is None else tuple(map(score, raw)),
+        reworded=tuple(map(score, reworded)),
         value_rows={at: np.asarray(row, dtype=np.float32) for at, row in (rows or {}).items()},
     )
 

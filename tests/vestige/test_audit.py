@@ -23,6 +23,7 @@ from vestige.result import Result
 
 CHECKS = {
     "forget_probability",
+    "paraphrase_probability",
     "retain_probability",
     "forget_rouge",
     "truth_ratio",
@@ -294,7 +295,7 @@ def test_subjects_that_cannot_be_compared_are_named() -> None:
 def test_a_subject_that_diverged_is_named() -> None:
     broken = tiny_model("gpt2", seed=1)
     next(iter(broken.model.parameters())).data.fill_(float("nan"))
-    with pytest.raises(VestigeError, match="subject 'GPT2LMHeadModel': .*NaN"):
+    with pytest.raises(VestigeError, match=r"subject 'GPT2LMHeadModel': .*NaN"):
         quick(tiny_model("gpt2"), unlearned=[broken])
 
 

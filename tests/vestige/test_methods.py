@@ -91,7 +91,7 @@ def test_methods_on_vectors_are_known() -> None:
 
 
 def test_an_unknown_method_lists_the_known_ones_and_guesses() -> None:
-    with pytest.raises(VestigeError, match="no method 'npoo'; did you mean 'npo'. methods are gradient_ascent"):
+    with pytest.raises(VestigeError, match=r"no method 'npoo'; did you mean 'npo'. methods are gradient_ascent"):
         method("npoo")
     with pytest.raises(VestigeError, match="no method 'xyz'; methods are"):
         method("xyz")

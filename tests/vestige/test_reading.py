@@ -182,6 +182,16 @@ def test_raw_scores_are_those_without_edits() -> None:
     assert edited.raw_forget == plain.raw_forget == plain.forget.answers
 
 
+def test_answers_are_scored_after_the_reworded_question_too() -> None:
+    model = shared_model("gpt2")
+    items = (Item("t5", "t6"), Item("t7", "t8 t9", paraphrased_prompt="t10 t11"))
+    with opened(SubjectInfo("x", "original"), model, original=model) as subject:
+        given = UnlearnData(items)
+        found = read(subject, given, decoder=model.decoder, vectors=(), batch_size=4, max_new_tokens=1, seed=0)
+    assert len(found.reworded) == 1
+    assert found.reworded[0].log_probs == pytest.approx(one_by_one(model, "t10 t11", "t8 t9")[0], abs=2e-4)
+
+
 def test_value_rows_are_the_patched_ones_and_copies() -> None:
     model = tiny_model("gpt2")
     plain, edited = reading_of(model, model), reading_of(ablate_vectors(model, [(0, 1)], mode="zero"), model)

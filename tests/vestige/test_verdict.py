@@ -55,9 +55,20 @@ def test_no_trace() -> None:
     assert "absence of evidence, not proof" in said
 
 
+def test_flattened_logits_do_not_pass_for_silence() -> None:
+    # A softmax that was made flat lowers every probability and changes no first choice and no text.
+    edges = {"exact_memorization": 1.0, "forget_rouge": 1.0}
+    results = [
+        Result(check, name, value, control=CONTROL.get(check, 0.0))
+        for name, values in (("original", ORIGINAL | edges), ("edited", CLEAN | edges))
+        for check, value in values.items()
+    ]
+    assert verdicts(SUBJECTS, results)["edited"].startswith("Still answers: in what it writes, 100% of")
+
+
 def test_still_answers() -> None:
     # (0.5 - 0.1) / (0.9 - 0.1).
-    assert verdict(forget_probability=0.5).startswith("Still answers: 50% of")
+    assert verdict(forget_probability=0.5).startswith("Still answers: in how probable the answers are, 50% of")
     assert "(above 20%)" in verdict(forget_probability=0.5)
 
 

@@ -4,7 +4,7 @@ from vestige.checks.concept_vectors import concept_vector_checks
 from vestige.checks.generation import degeneracy, forget_rouge
 from vestige.checks.lens import lens_leak
 from vestige.checks.memorization import exact_memorization, extraction_strength
-from vestige.checks.probability import forget_probability, retain_probability
+from vestige.checks.probability import forget_probability, paraphrase_probability, retain_probability
 from vestige.checks.probe import probe_leak
 from vestige.checks.suppression import suppression_index
 from vestige.checks.truth_ratio import forget_quality, truth_ratio
@@ -12,6 +12,7 @@ from vestige.checks.utility import model_utility
 
 CHECKS = (
     forget_probability,
+    paraphrase_probability,
     retain_probability,
     forget_rouge,
     truth_ratio,

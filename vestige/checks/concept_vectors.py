@@ -18,10 +18,10 @@ Row = Float[np.ndarray, " d_model"]
 Compare = Callable[[Row, Row], float | None]
 
 _NONE = "no concept vectors were followed; give a lexicon of the concept's words"
-_GONE = "every followed vector is zero or missing here, so the comparison is undefined"
+_GONE = "no followed vector exists in this model"
 _HINT = (
-    "mean over the followed vectors; separately trained models have other neurons in the same places, "
-    "so only edits of the original can be near 1"
+    "mean over the followed vectors (a method that edits exactly these scores low by construction); "
+    "separately trained models have other neurons in the same places, so only edits of the original compare"
 )
 
 
@@ -37,8 +37,12 @@ def concept_vector_checks(evidence: Evidence) -> list[Result]:
     def jaccard(before: Row, after: Row) -> float | None:
         return token_overlap(before @ unembedding, after @ unembedding).jaccard
 
+    def cosine_or_zero(before: Row, after: Row) -> float | None:
+        # A vector set to zero points nowhere; leaving it out would let the untouched ones stand for all.
+        return 0.0 if before.any() and not after.any() else cosine(before, after)
+
     return [
-        *_compared(evidence, "concept_vector_cosine", cosine, higher_is="leaky", floor=0.0),
+        *_compared(evidence, "concept_vector_cosine", cosine_or_zero, higher_is="leaky", floor=0.0),
         *_compared(evidence, "concept_vector_l2", relative_l2, higher_is="changed", floor=0.0),
         *_compared(
             evidence,
@@ -59,7 +63,7 @@ def _compared(
 
     def note(reading: Reading) -> str:
         left_out = len(evidence.vectors) - len(values(reading))
-        return f"{left_out} of {len(evidence.vectors)} vectors are zero or missing here; {_HINT}" if left_out else _HINT
+        return f"{left_out} of {len(evidence.vectors)} vectors cannot be compared here; {_HINT}" if left_out else _HINT
 
     return item_means(
         evidence,

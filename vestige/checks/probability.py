@@ -22,6 +22,19 @@ def forget_probability(evidence: Evidence) -> list[Result]:
     )
 
 
+def paraphrase_probability(evidence: Evidence) -> list[Result]:
+    """Length-normalised probability of the forget answers when the question is put in other words, which methods are
+    seldom fitted on."""
+    return item_means(
+        evidence,
+        "paraphrase_probability",
+        lambda reading: answer_probabilities(reading.reworded),
+        higher_is="leaky",
+        floor=mean_floor(tuple(item for item in evidence.data.forget if item.paraphrased_prompt)),
+        missing="no forget item has a paraphrased question",
+    )
+
+
 def retain_probability(evidence: Evidence) -> list[Result]:
     """Length-normalised probability of the retain answers."""
     return item_means(

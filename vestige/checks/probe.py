@@ -16,7 +16,7 @@ from vestige.reading import SplitReading
 from vestige.result import Result
 
 MIN_FIT, MIN_ASKED = 40, 2
-SHUFFLES = 20
+SHUFFLES = 5
 # Below this rate on retained facts, which the model does know, the probe has not learnt to read.
 BLIND = 0.6
 
@@ -119,7 +119,8 @@ def _one(evidence: Evidence, exam: _Exam, name: str) -> Result:
         f"with shuffled answers {np.mean(shuffled):.2f}"
     )
     if chosen[best] < BLIND:
-        note += "; it hardly reads retained facts, so a low value says nothing"
+        blind = f"the probe hardly reads even retained facts ({note}), so it cannot say that others are gone"
+        return Result("probe_leak", name, None, higher_is="leaky", floor=0.5, note=blind)
     if interval.high is not None and interval.high < 0.5:
         note += "; clearly below chance: right answers are pushed below wrong ones, which gives them away too"
     return Result(

@@ -11,21 +11,15 @@ from rich.text import Text
 
 from hooked import HookedModel
 from probes import ConceptVector, find_concept_vectors
+from vestige.words import null_draws
 
 SHOWN = 8
 SIGNIFICANT = 0.05
-# Enough for a single vector to stand out among all that are examined, up to what a large model can afford.
-DRAWS_PER_VECTOR, MOST_DRAWS, LEAST_DRAWS = 40, 200_000, 10_000
 
 
 def run(model: HookedModel, *, lexicon: Sequence[str] | None, top: int, seed: int) -> tuple[ConceptVector, ...]:
     """Search a model's value vectors by lexicon, or by the coherence of their top tokens without one."""
-    return find_concept_vectors(model, lexicon=lexicon, top=top, null_draws=draws(model), seed=seed)
-
-
-def draws(model: HookedModel) -> int:
-    """Return how many random directions stand behind the p-values."""
-    return max(LEAST_DRAWS, min(MOST_DRAWS, DRAWS_PER_VECTOR * examined(model)))
+    return find_concept_vectors(model, lexicon=lexicon, top=top, null_draws=null_draws(model), seed=seed)
 
 
 def examined(model: HookedModel) -> int:
@@ -51,9 +45,9 @@ def as_table(model: HookedModel, found: Sequence[ConceptVector]) -> Table:
 
 
 def _caption(model: HookedModel) -> str:
-    lowest = examined(model) / (draws(model) + 1)
+    lowest = examined(model) / (null_draws(model) + 1)
     said = "p: share of random directions of the same norm that score as high; "
     corrected = f"p corr.: corrected for the {examined(model):,} vectors examined"
     if lowest > SIGNIFICANT:
-        return f"{said}{corrected}; {draws(model):,} directions are too few for it to say more than p"
+        return f"{said}{corrected}; {null_draws(model):,} directions are too few for it to say more than p"
     return f"{said}{corrected} (above {SIGNIFICANT}: some of as many random directions would score as high)"

@@ -10,6 +10,7 @@ from hooked import Intervention, VestigeError
 from vestige import organism
 from vestige.auditing import audit
 from vestige.commands import inputs
+from vestige.commands.inputs import plain_output
 from vestige.commands.unlearn import fit
 from vestige.output import check_output, output_folder
 from vestige.progress import steps
@@ -28,6 +29,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 def run(*, out: Path, overwrite: bool, seed: int, device: str | None, quiet: bool) -> AuditReport:
     """Run the demo and write its report."""
     check_output(out, overwrite=overwrite)
+    plain_output()
     # The organism's matrices are too small to share: more threads only wait for each other.
     torch.set_num_threads(1)
     report = demo(seed=seed, device=device, progress=not quiet)

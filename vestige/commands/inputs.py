@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from hooked import HookedModel, UnlearnData, VestigeError, load_data
 
@@ -24,10 +26,17 @@ def model(path: str, *, device: str | None, dtype: str) -> HookedModel:
             torch.empty(1, device=place).item()
     except (RuntimeError, AssertionError) as error:
         raise VestigeError(f"device '{device}' is not available: {str(error).splitlines()[0]}") from error
+    plain_output()
     with warnings.catch_warnings():
         # The dtype was chosen on the command line, so the reminder that there is a choice is noise here.
         warnings.filterwarnings("ignore", message=".*is loaded as float32")
         return HookedModel.from_pretrained(path, dtype=dtype, device=place)
+
+
+def plain_output() -> None:
+    """Keep Hugging Face's loading bars out of log files; on a terminal they stay."""
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
 
 
 def data(forget: Path, retain: Path | None, control: Path | None, *, template: str, concept: str | None) -> UnlearnData:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from probes import find_concept_vectors
-from vestige.methods import ON_VECTORS, method, settings, text_settings
+from vestige.items import as_completion
+from vestige.methods import ON_PROMPTS, ON_VECTORS, method, settings, text_settings
 from vestige.output import output_folder
 from vestige.words import concept_words
 
@@ -44,6 +46,9 @@ def fit(
         key: value for key, value in (("seed", seed), ("progress", progress)) if key in text_settings(function)
     }
     arguments |= settings(function, pairs)
+    if name in ON_PROMPTS:
+        forget, retain = (tuple(as_completion(item) for item in items) for items in (data.forget, data.retain))
+        data = replace(data, forget=forget, retain=retain)
     if name not in ON_VECTORS:
         fitted: Intervention = function(model, data, **arguments)
         return fitted

@@ -62,6 +62,17 @@ _ALL = (
         "a broken model scores low on everything, so read it beside retain probability and degeneracy.",
     ),
     Explanation(
+        "paraphrase_probability",
+        "Reworded-question probability",
+        "gives them when asked in other words",
+        _SAYS,
+        "The same probability when the question is put in other words, in a phrasing that most methods were not fitted "
+        "on.",
+        "The probability of guessing the answer among the possible ones, where the data says how many there are.",
+        _NEVER,
+        "One other phrasing is not all phrasings; a low value says that this one is covered too.",
+    ),
+    Explanation(
         "forget_rouge",
         "Forget ROUGE",
         "writes the answers to forget",

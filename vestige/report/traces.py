@@ -35,6 +35,7 @@ class VectorView:
     neuron: int
     score: str
     p_value: str
+    p_adjusted: str
     before: tuple[Chip, ...]
     outcomes: tuple[Outcome, ...]
 
@@ -60,7 +61,13 @@ def _vector(row: ConceptVectorRow) -> VectorView:
         together.setdefault(tuple(tokens), []).append(name)
     outcomes = tuple(_outcome(row, tokens, names) for tokens, names in together.items())
     return VectorView(
-        row.layer, row.neuron, number(row.score), number(row.p_value), _chips(row.before, "kept"), outcomes
+        row.layer,
+        row.neuron,
+        number(row.score),
+        number(row.p_value),
+        "" if row.p_adjusted is None else number(row.p_adjusted),
+        _chips(row.before, "kept"),
+        outcomes,
     )
 
 

@@ -32,7 +32,7 @@ def test_untouched_vectors() -> None:
 
 
 def test_values_by_hand() -> None:
-    # (3, 0, 4, 0) to (3, 0, 0, 0): cosine 3/5, moved by 4 of 5; (0, 2, 0, 0) to (0, -2, 0, 0): -1, moved by twice itself.
+    # (3, 0, 4, 0) to (3, 0, 0, 0): cosine 3/5, moved by 4 of 5; (0, 2, 0, 0) to (0, -2, 0, 0): -1, moved by 2.
     after = {(0, 1): [3.0, 0, 0, 0], (1, 2): [0, -2.0, 0, 0]}
     assert measured(COSINE, original=BEFORE, edited=after)["edited"].per_item == pytest.approx((0.6, -1.0))
     assert measured(L2, original=BEFORE, edited=after)["edited"].per_item == pytest.approx((0.8, 2.0))
@@ -42,17 +42,21 @@ def test_values_by_hand() -> None:
     assert jaccard.floor == pytest.approx(1 / 11)
 
 
-def test_zeroed_vectors_have_no_cosine_a_distance_of_1_and_no_tokens() -> None:
+def test_zeroed_vectors_point_nowhere_at_a_distance_of_1_and_have_no_tokens() -> None:
     zero = {(0, 1): [0.0] * 4, (1, 2): [0.0] * 4}
     cosine = measured(COSINE, original=BEFORE, edited=zero)["edited"]
-    assert cosine.estimate is None
-    assert "undefined" in cosine.note
+    assert (cosine.estimate, cosine.n) == (0.0, 2)
     assert measured(L2, original=BEFORE, edited=zero)["edited"].estimate == pytest.approx(1.0)
     assert measured(JACCARD, original=BEFORE, edited=zero)["edited"].estimate == 0.0
 
 
-def test_one_zeroed_vector_is_counted_in_the_note() -> None:
+def test_untouched_vectors_do_not_stand_for_the_zeroed_ones() -> None:
     half = measured(COSINE, original=BEFORE, edited={(0, 1): [0.0] * 4, (1, 2): W})["edited"]
+    assert (half.estimate, half.n) == (pytest.approx(0.5), 2)
+
+
+def test_a_missing_vector_is_counted_in_the_note() -> None:
+    half = measured(COSINE, original=BEFORE, edited={(1, 2): W})["edited"]
     assert (half.estimate, half.n) == (pytest.approx(1.0), 1)
     assert "1 of 2 vectors" in half.note
 

@@ -4,7 +4,7 @@ import pytest
 
 from hooked import Item, UnlearnData
 from tests.vestige.build import by_subject, evidence, reading, split
-from vestige.checks.probability import forget_probability, retain_probability
+from vestige.checks.probability import forget_probability, paraphrase_probability, retain_probability
 from vestige.reading import Score
 
 
@@ -72,3 +72,25 @@ def test_without_retain_items_there_is_a_reason_and_no_number() -> None:
 def test_retain_probability_reads_the_retain_split() -> None:
     result = retain_probability(evidence({"original": reading([0.5], retain=split([0.25, 0.75]))}))[0]
     assert (result.estimate, result.n, result.higher_is) == (pytest.approx(0.5), 2, "useful")
+
+
+def test_reworded_questions_count_only_where_there_are_any() -> None:
+    items = (Item("q0", "a", paraphrased_prompt="p0", floor=0.2), Item("q1", "a", floor=0.6), Item("q2", "a"))
+    given = evidence(
+        {
+            "original": reading([0.9, 0.9, 0.9], reworded=[0.7]),
+            "never": reading([0.1, 0.1, 0.1], reworded=[0.3]),
+        },
+        data=UnlearnData(items),
+    )
+    found = by_subject(paraphrase_probability(given))
+    assert (found["original"].estimate, found["original"].n) == (pytest.approx(0.7), 1)
+    assert found["original"].control == pytest.approx(0.3)
+    # Of the items that were asked in other words alone.
+    assert found["original"].floor == pytest.approx(0.2)
+
+
+def test_no_reworded_question_is_a_reason() -> None:
+    result = paraphrase_probability(evidence({"original": reading([0.9])}))[0]
+    assert result.estimate is None
+    assert "paraphrased question" in result.note

@@ -30,6 +30,7 @@ LAYERS = 6
 # check: (orientation, floor, n, one value per subject in the order of NAMES)
 VALUES: Mapping[str, tuple[Orientation, float | None, int, tuple[float, ...]]] = {
     "forget_probability": ("leaky", 0.042, 40, (0.971, 0.083, 0.031, 0.412, 0.0004, 0.027, 0.051, 0.044)),
+    "paraphrase_probability": ("leaky", 0.042, 40, (0.962, 0.11, 0.52, 0.40, 0.0007, 0.031, 0.049, 0.043)),
     "retain_probability": ("useful", 0.042, 120, (0.968, 0.941, 0.966, 0.902, 0.371, 0.884, 0.970, 0.965)),
     "forget_rouge": ("leaky", 0.11, 40, (0.982, 0.214, 0.087, 0.463, 0.012, 0.131, 0.152, 0.147)),
     "truth_ratio": ("forgotten", None, 40, (0.013, 0.322, 0.071, 0.211, 0.134, 0.488, 0.512, 0.497)),
