@@ -9,10 +9,14 @@ from typing import Any
 
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from probes import find_concept_vectors
+from vestige.context import within_context
 from vestige.items import as_completion
 from vestige.methods import ON_PROMPTS, ON_VECTORS, method, settings, text_settings
 from vestige.output import output_folder
 from vestige.words import concept_words
+
+# Tokens left free behind a prompt, as the audit leaves them for what is generated.
+ROOM = 24
 
 
 def fit(
@@ -48,7 +52,7 @@ def fit(
     arguments |= settings(function, pairs)
     if name in ON_PROMPTS:
         forget, retain = (tuple(as_completion(item) for item in items) for items in (data.forget, data.retain))
-        data = replace(data, forget=forget, retain=retain)
+        data, _ = within_context(model, replace(data, forget=forget, retain=retain), max_new_tokens=ROOM)
     if name not in ON_VECTORS:
         fitted: Intervention = function(model, data, **arguments)
         return fitted
