@@ -12,18 +12,19 @@ import torch
 from hooked.errors import VestigeError
 
 
-def existing(latents: Iterable[Any], d_sae: int, *, what: str) -> list[int]:
+def existing(latents: Iterable[Any], d_sae: int, *, what: str | None = None) -> list[int]:
     """Return numbers of latents that exist.
 
     Args:
         latents: Whole numbers of any kind; never rounded, and no mask.
         d_sae: Number of latents.
-        what: Whose latents, in words.
+        what: Whose latents, in words; `an SAE of 1,024` when None.
 
     Raises:
         VestigeError: One is no whole number or does not exist.
     """
-    return [_existing(latent, d_sae, what) for latent in latents]
+    whose = f"an SAE of {d_sae:,}" if what is None else what
+    return [_existing(latent, d_sae, whose) for latent in latents]
 
 
 def _existing(latent: Any, d_sae: int, what: str) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hooked import Decoder, HookedModel, VestigeError
 from hooked.kernels.matmul_topk import matmul_topk
+from sae.chosen import existing
 from sae.read import read_coder
 
 # Sites whose values are added to the residual stream as they are.
@@ -149,10 +150,7 @@ def _spread(rows: Float[Tensor, "n d_model"], W_U: Float[Tensor, "d_model d_voca
 def _chosen(latents: Sequence[int] | None, d_sae: int) -> Int[Tensor, " n"]:
     if latents is None:
         return torch.arange(d_sae)
-    wrong = next((j for j in latents if not 0 <= j < d_sae), None)
-    if wrong is not None:
-        raise VestigeError(f"no latent {wrong} in an SAE of {d_sae:,}")
-    return torch.tensor(list(latents), dtype=torch.int64)
+    return torch.tensor(existing(latents, d_sae), dtype=torch.int64)
 
 
 def _texts(model: HookedModel, ids: Int[Tensor, "n k"]) -> tuple[tuple[str, ...], ...] | None:

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from hooked import HookedModel
+from sae.chosen import existing
 from sae.explain.embed import Embedding, check_embedding, tfidf
 from sae.explain.intruder import fires, internal_intruder, intruder, judged_by, least_similar
 from sae.explain.proportion import Proportion
 from sae.explain.similarity import EmbeddingScore, embedding_score
 from sae.explain.windows import TooFewError, Windows, read_windows, window_texts
 from sae.read import read_coder
-from sae.search.arguments import check_counts, check_latents
+from sae.search.arguments import check_counts
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def explain_latents(
     """
     coder = read_coder(sae)
     check_counts(trials=trials)
-    chosen = check_latents(latents, coder.d_sae)
+    chosen = existing(latents, coder.d_sae)
     windows = read_windows(model, coder, texts, width=width, **settings)
     embedding = embed(windows)
     check_embedding(embedding, windows)

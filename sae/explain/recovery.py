@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from hooked.errors import VestigeError
+from sae.chosen import existing
 from sae.items import ItemLatents
-from sae.search.arguments import check_counts, check_latents
+from sae.search.arguments import check_counts
 from sae.search.auc import column_auc, columns
 
 
@@ -57,7 +58,7 @@ def recover_attributes(
             count; a latent does not exist, or `draws` is below 1.
     """
     check_counts(draws=draws)
-    chosen, real = check_latents(latents, items.d_sae), items.tokens > 0
+    chosen, real = existing(latents, items.d_sae), items.tokens > 0
     names = sorted(attributes)
     if not names:
         raise VestigeError("there are no attributes to recover")

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 
 from hooked import HookedModel, VestigeError
+from sae.chosen import existing
 from sae.positions import Positions
 from sae.read import read_coder
 from sae.stream import stream
@@ -49,9 +50,7 @@ class Windows:
         Raises:
             VestigeError: There is no such latent.
         """
-        if not 0 <= latent < self.values.shape[1]:
-            raise VestigeError(f"no latent {latent} in an SAE of {self.values.shape[1]:,}")
-        return np.asarray(self.values[:, [latent]].toarray()[:, 0])
+        return np.asarray(self.values[:, existing([latent], self.values.shape[1])].toarray()[:, 0])
 
 
 def read_windows(model: HookedModel, sae: Any, texts: Sequence[Any], *, width: int = 16, **settings: Any) -> Windows:

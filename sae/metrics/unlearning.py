@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hooked import Intervention, VestigeError
+from sae.chosen import existing
 from sae.group import GroupStatistics
-from sae.search.arguments import check_counts, check_latents
+from sae.search.arguments import check_counts
 
 DRAWS = 10
 
@@ -145,7 +146,7 @@ def density_matched(
         VestigeError: The SAE has too few latents, a latent does not exist, or a number is below 1.
     """
     check_counts(draws=draws, nearest=nearest)
-    latents = check_latents(latents, statistics.d_sae)
+    latents = existing(latents, statistics.d_sae)
     others = np.setdiff1d(np.arange(statistics.d_sae), np.asarray(latents, dtype=np.int64))
     if len(others) < len(latents):
         raise VestigeError(f"an SAE of {statistics.d_sae} latents has no {len(latents)} others to match {len(latents)}")

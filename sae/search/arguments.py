@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
 
@@ -28,16 +27,3 @@ def check_level(level: float) -> None:
     """
     if not 0 < level < 1:
         raise VestigeError(f"level is an error rate in (0, 1), got {level}")
-
-
-def check_latents(latents: Iterable[int], d_sae: int) -> list[int]:
-    """Return numbers of latents.
-
-    Raises:
-        VestigeError: A latent does not exist.
-    """
-    chosen = [int(j) for j in latents]
-    wrong = next((j for j in chosen if not 0 <= j < d_sae), None)
-    if wrong is not None:
-        raise VestigeError(f"no latent {wrong} in an SAE of {d_sae:,} (latents are 0 to {d_sae - 1})")
-    return chosen
