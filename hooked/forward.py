@@ -51,11 +51,12 @@ class Output:
     residual: Tensor | None = field(default=None)
 
 
-def first_chunk(batch: TokenBatch) -> Chunk:
+def first_chunk(batch: TokenBatch, *, use_cache: bool = False) -> Chunk:
     """Return the chunk of a call that has no past."""
     columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
     step = (columns >= batch.prompt_last[:, None]) & batch.mask
-    return Chunk(batch, Request(batch.mask, batch.prompt, step, 0, batch.ids))
+    request = Request(batch.mask, batch.prompt, step, 0, batch.ids, cached=use_cache)
+    return Chunk(batch, request, use_cache=use_cache)
 
 
 def run(

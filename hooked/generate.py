@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,7 +76,7 @@ def decode(model: HookedModel, batch: TokenBatch, settings: Decoding, *, first_r
     generators = [_generator(settings.seed, first_row + i) for i in range(len(batch))]
     rows: list[list[int]] = [[] for _ in range(len(batch))]
     alive = [True] * len(batch)
-    whole, chunk = batch, replace(first_chunk(batch), use_cache=settings.use_cache)
+    whole, chunk = batch, first_chunk(batch, use_cache=settings.use_cache)
     for step in range(settings.max_new_tokens):
         output = run(model, chunk)
         logits = model._logits(output)[:, -1].float()
@@ -96,13 +96,13 @@ def decode(model: HookedModel, batch: TokenBatch, settings: Decoding, *, first_r
 def _next_chunk(whole: TokenBatch, past: Any, before: Request, *, use_cache: bool) -> Chunk:
     if past is None:
         # The whole text runs again, so state starts over; what a gate decided on the prompt stands.
-        request = first_chunk(whole).request
-        request.decided = before.decided
-        return Chunk(whole, request, use_cache=use_cache)
+        again = first_chunk(whole, use_cache=use_cache)
+        again.request.decided = before.decided
+        return again
     # What an edit may call prompt was fixed before the first step; what is added later is answer.
     new = TokenBatch(whole.ids[:, -1:], whole.mask[:, -1:], whole.answer[:, -1:])
     offset = whole.ids.shape[1] - 1
-    request = Request(new.mask, new.prompt, new.mask, offset, new.ids, before.state, before.decided)
+    request = Request(new.mask, new.prompt, new.mask, offset, new.ids, before.state, before.decided, use_cache)
     return Chunk(new, request, past, whole.mask if whole.padded else None, use_cache)
 
 

@@ -29,6 +29,7 @@ class Request:
         state: Free for edits that carry something along a generation; a new dict for every top-level call. Decoding
             without a KV cache runs the whole text at every step, so there it is new at every step.
         decided: What gates said about the prompt; it stands for the whole call.
+        cached: Whether the call keeps a KV cache, so that later chunks hold new tokens alone.
     """
 
     mask: Bool[Tensor, "batch pos"]
@@ -38,6 +39,7 @@ class Request:
     ids: Tensor
     state: dict[Any, Any] = field(default_factory=dict)
     decided: dict[Any, Any] = field(default_factory=dict)
+    cached: bool = False
 
 
 class HookContext:

@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,6 +29,19 @@ class LogitEdit(Protocol):
     """Changes logits on their way out: combines them with another model's, or replaces them by a refusal."""
 
     def __call__(self, logits: Float[Tensor, "batch pos d_vocab"], request: Request, /) -> Tensor: ...
+
+
+@runtime_checkable
+class Binds(Protocol):
+    """A logit edit that needs the model it will act on, e.g. to run a part of it as a second model."""
+
+    def bind(self, raw: HookedModel, /) -> LogitEdit:
+        """Return the edit to use until the intervention ends.
+
+        Args:
+            raw: The model with weight deltas in force and every edit, gate and combiner stripped.
+        """
+        ...
 
 
 @runtime_checkable
@@ -92,20 +105,58 @@ class Intervention:
         weights: Weight deltas, in force while the intervention is applied.
         edits: Site to an edit of the activation there.
         embedding: An edit of `hook_embed`, kept only on prompt tokens of the first chunk of a request.
-        logits: An edit of the logits.
+        logits: An edit of the logits, or what `bind` turns into one when the intervention is applied.
         gate: Rows on which `edits`, `embedding` and `logits` act; every other row stays bit-identical.
+        parts: Interventions that are applied one after the other instead; `a + b` makes it.
+
+    Raises:
+        VestigeError: There are parts and something beside them.
     """
 
     spec: Spec
     weights: WeightPatch | None = None
     edits: Mapping[SiteLike, Edit] = field(default_factory=dict)
     embedding: Edit | None = None
-    logits: LogitEdit | None = None
+    logits: LogitEdit | Binds | None = None
     gate: Gate | None = None
+    parts: tuple[Intervention, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+        beside = (self.weights, self.edits or None, self.embedding, self.logits, self.gate)
+        if self.parts and any(one is not None for one in beside):
+            raise VestigeError("an intervention made of parts changes nothing itself; put the change into a part")
+
+    def __add__(self, other: Intervention) -> Intervention:
+        """Return the intervention that applies this one and then the other, which acts on what this one left.
+
+        It claims the weaker of the two: an attack if one is an attack, else a suppression if one is a suppression.
+        """
+        if not isinstance(other, Intervention):
+            return NotImplemented
+        parts = (*self.steps, *other.steps)
+        intents = [part.spec.intent for part in parts]
+        intent: Intent = next(one for one in ("attack", "suppression", "removal") if one in intents)
+        spec = Spec(
+            " + ".join(part.spec.name for part in parts),
+            intent,
+            tuple(dict.fromkeys(need for part in parts for need in part.spec.needs)),
+            "; ".join(dict.fromkeys(part.spec.source for part in parts if part.spec.source)),
+            {"parts": [{"name": part.spec.name, **part.spec.settings} for part in parts]},
+        )
+        return Intervention(spec, parts=parts)
+
+    @property
+    def steps(self) -> tuple[Intervention, ...]:
+        """The interventions without parts that this one applies, in their order; itself where it has none."""
+        return tuple(step for part in self.parts for step in part.steps) if self.parts else (self,)
 
     @property
     def points(self) -> tuple[str, ...]:
-        """Which interception points are used."""
+        """Which interception points are used, by any part."""
+        if self.parts:
+            here = {point for step in self.steps for point in step.points}
+            return tuple(point for point in ("weights", "edits", "embedding", "logits", "gate") if point in here)
         used = {
             "weights": self.weights is not None,
             "edits": bool(self.edits),
@@ -128,15 +179,21 @@ class Intervention:
         Raises:
             VestigeError: The intervention does not fit the model.
         """
-        for site in self.edits:
-            model.site_map.editable(site)
-        _refuse_dead_weights(self, model)
-        view = View(model, self)
         with ExitStack() as stack:
+            if self.parts:
+                view: HookedModel = model
+                for part in self.parts:
+                    view = stack.enter_context(part.applied(view))
+                yield cast(View, view)
+                return
+            for site in self.edits:
+                model.site_map.editable(site)
+            _refuse_dead_weights(self, model)
             if self.weights is not None:
                 stack.enter_context(patched(model.model, self.weights))
-            stack.callback(view.close)
-            yield view
+            only = View(model, self)
+            stack.callback(only.close)
+            yield only
 
     def save(self, folder: str | Path) -> None:
         """Write the intervention as JSON and safetensors into a new or empty folder.
@@ -193,10 +250,23 @@ class View(HookedModel):
         self._raw: HookedModel = base._raw if isinstance(base, View) else base
         earlier = base.interventions if isinstance(base, View) else ()
         self.interventions: tuple[Intervention, ...] = (*earlier, intervention)
+        bound = intervention.logits.bind(self._raw) if isinstance(intervention.logits, Binds) else intervention.logits
+        self._logit_edits: tuple[LogitEdit | None, ...] = (*(base._logit_edits if isinstance(base, View) else ()), bound)
 
     def close(self) -> None:
         """End the view: weights are restored at this moment, so a later pass would show half of the intervention."""
         self._closed = True
+
+    def over(self, base: HookedModel) -> HookedModel:
+        """Return the same edits, gates and combiners on another copy of the model, which has the weights already.
+
+        Args:
+            base: A copy of `raw`, e.g. one that is being trained; its own interventions stay in force.
+        """
+        for intervention in self.interventions:
+            rest = replace(intervention, weights=None)
+            base = View(base, rest) if rest.points else base
+        return base
 
     def _check_open(self) -> None:
         if self._closed:
@@ -229,10 +299,11 @@ class View(HookedModel):
 
     def _finish(self, logits: Tensor, request: Request) -> Tensor:
         for index, intervention in enumerate(self.interventions):
-            if intervention.logits is None:
+            edit = self._logit_edits[index]
+            if edit is None:
                 continue
             rows = self._gated(index, intervention, request)
-            changed = intervention.logits(logits if rows is None else logits.clone(), request)
+            changed = edit(logits if rows is None else logits.clone(), request)
             if not isinstance(changed, Tensor) or changed.shape != logits.shape:
                 came = f"shape {tuple(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__
                 raise VestigeError(

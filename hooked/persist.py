@@ -75,7 +75,7 @@ def _read(folder: Path) -> tuple[Any, dict[str, Tensor]]:
 
 def bake(intervention: Intervention, model: HookedModel, folder: Path) -> None:
     """Write a Hugging Face directory; `Intervention.bake` documents it."""
-    for one in (*(model.interventions if isinstance(model, View) else ()), intervention):
+    for one in (*(model.interventions if isinstance(model, View) else ()), *intervention.steps):
         outside = [point for point in one.points if point != "weights"]
         if outside or one.weights is None:
             raise VestigeError(

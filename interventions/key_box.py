@@ -1,24 +1,21 @@
-"""The geometry of Key Space Detection: boxes around MLP keys, their calibration, and what they catch."""
+"""The geometry of Key Space Detection: boxes around MLP keys, how large they are, and what they catch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, inf, sqrt
+from math import inf, sqrt
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from hooked import HookedModel, Item, VestigeError
-
-from .batches import encoded
+from interventions.batches import encoded
 
 When = Literal["prompt", "always"]
 
-FOLDS = 5
-NEVER = -1.0
 _SIGMA_FLOOR = 1e-6
 
 
@@ -89,15 +86,6 @@ def largest_deviation(n: int) -> float:
     return (n - 1) / sqrt(n)
 
 
-def order_statistic(ratios: Float[Tensor, " n"], rate: float) -> float:
-    """Return the `floor(rate * n)`-th smallest value, or `NEVER` where that is the 0-th.
-
-    An interpolated quantile would let through one item too many in a small sample.
-    """
-    rank = floor(round(rate * len(ratios), 9))
-    return float(ratios.sort().values[rank - 1]) if rank > 0 else NEVER
-
-
 def as_prompts(items: Sequence[Item]) -> list[Item]:
     """Turn items into bare prompts; of a document its whole text."""
     return [Item(item.prompt or item.answer, "") for item in items]
@@ -133,36 +121,6 @@ def lowest_ratios(
     return torch.cat(columns, 1)
 
 
-def _folds(n: int, generator: torch.Generator) -> Int[Tensor, " n"]:
-    """Deal n items into folds of equal size at random."""
-    return torch.randperm(n, generator=generator) % FOLDS
-
-
-def _held_out_rates(
-    forget: Float[Tensor, "detectors n_forget"],
-    retain: Float[Tensor, "detectors n_retain"],
-    *,
-    forget_fold: Int[Tensor, " n_forget"],
-    retain_fold: Int[Tensor, " n_retain"],
-    rate: float,
-) -> tuple[float, float]:
-    """Return the true and false positive rate over all folds, each judged by the detector that never saw it.
-
-    Args:
-        forget: Ratios of the forget items under the detector fitted without fold 0, without fold 1, ...
-        retain: Those of the retain items.
-        forget_fold: Fold of each forget item.
-        retain_fold: Fold of each retain item.
-        rate: As in `order_statistic`.
-    """
-    caught, refused = 0, 0
-    for fold in range(len(forget)):
-        alpha = order_statistic(retain[fold][retain_fold != fold], rate)
-        caught += int((forget[fold][forget_fold == fold] <= alpha).sum())
-        refused += int((retain[fold][retain_fold == fold] <= alpha).sum())
-    return caught / forget.shape[1], refused / retain.shape[1]
-
-
 @dataclass(frozen=True)
 class Calibrated:
     """A detector, how large its boxes are, and what it catches on items held out.
@@ -196,7 +154,7 @@ def calibrate(
     keys = prompt_keys(model, forget, layers, batch_size=batch_size)
     detectors = [Detector.fit(keys)]
     generator = torch.Generator().manual_seed(seed)
-    forget_fold, retain_fold = _folds(len(forget), generator), _folds(len(retain), generator)
+    forget_fold, retain_fold = folds(len(forget), generator), folds(len(retain), generator)
     enough = min(len(forget), len(retain)) >= FOLDS
     if enough:
         rest = [forget_fold != fold for fold in range(FOLDS)]
@@ -207,5 +165,5 @@ def calibrate(
     alpha = order_statistic(retains[0], rate)
     if not enough:
         return Calibrated(detectors[0], alpha)
-    rates = _held_out_rates(forgets[1:], retains[1:], forget_fold=forget_fold, retain_fold=retain_fold, rate=rate)
+    rates = held_out_rates(forgets[1:], retains[1:], forget_fold=forget_fold, retain_fold=retain_fold, rate=rate)
     return Calibrated(detectors[0], alpha, *rates)

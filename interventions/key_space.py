@@ -15,8 +15,8 @@ from torch import Tensor
 
 from hooked import Edit, HookContext, HookedModel, Intervention, Item, Request, Spec, UnlearnData, VestigeError
 from hooked.sites import SiteLike
+from interventions.batches import split_of
 
-from .batches import split_of
 from .key_box import NEVER, Box, Calibrated, Detector, When, calibrate, largest_deviation
 
 Action = Literal["refuse", "ablate"]

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from hooked import HookedModel, Intervention, Spec, UnlearnData, VestigeError
+from interventions.training.descent import LossFn, Minibatch, Schedule, descend, forget_nll
+from interventions.training.gradient_ascent import gradient_ascent_loss
+from interventions.training.train import Trained
 
 from .ablate import Neuron, VectorLike, gaussians, neurons_of, stacked, value_edits, wide
-from .descent import LossFn, Minibatch, Schedule, descend, forget_nll
-from .losses import gradient_ascent_loss
-from .train import Trained
 
 
 def needle_tune(
@@ -94,7 +94,7 @@ def needle_tune(
         "batch_size": batch_size,
         "seed": seed,
     }
-    settings |= Trained(patch, descent).summary
+    settings |= Trained(patch, descent, sum(change.numel() for change in changes.values())).summary
     spec = Spec("needle_tune", "removal", ("forget", "vectors"), "Hong et al. 2024, arXiv:2406.11614", settings)
     return Intervention(spec, weights=patch)
 

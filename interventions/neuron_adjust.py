@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hooked import Edit, HookContext, HookedModel, Intervention, RunningMoments, Spec, UnlearnData, VestigeError
 from hooked.sites import SiteLike
+from interventions.batches import split_of
 
-from .batches import split_of
 from .neurons import by_layer, count_of, highest, neuron_moments, refuse_experts
 
 Mode = Literal["deterministic", "mean", "sample"]

@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked import HookedModel, Item, RunningMoments, VestigeError
-
-from .batches import encoded
+from interventions.batches import encoded
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hooked import Edit, HookContext, HookedModel, Intervention, Spec, UnlearnData, VestigeError
 from hooked.sites import SiteLike
+from interventions.batches import split_of
 
-from .batches import split_of
 from .neurons import by_layer, count_of, neuron_moments, refuse_experts
 
 _SOURCE = "Pochinkov, Schoots 2024, arXiv:2403.01267"

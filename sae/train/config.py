@@ -7,8 +7,8 @@ from dataclasses import fields
 from typing import Any
 
 from hooked.errors import VestigeError
+from hooked.seeded import seeded
 from sae.library import library
-from sae.seeded import seeded
 
 # Architectures whose sparsity is a number of latents per token.
 WITH_K = ("topk", "abstopk", "batchtopk", "matryoshka_batchtopk")

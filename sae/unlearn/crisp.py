@@ -7,6 +7,7 @@ from math import inf
 from typing import Any
 
 from hooked import HookedModel, Intervention, Spec, VestigeError
+from hooked.adapter import adapted, adapter_patch
 from hooked.sites import layer_of
 from sae.coder import Coder
 from sae.group import GroupStatistics
@@ -14,7 +15,6 @@ from sae.items import ItemLatents, read_items
 from sae.read import read_coder
 from sae.search.scores import crisp_rule
 from sae.stream import site_on
-from sae.unlearn.adapter import adapted, adapter_patch
 from sae.unlearn.crisp_descent import Pushed, Weights, descend
 from sae.unlearn.top import top_latents
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from interventions import Minibatch, ablate_vectors, cross_entropy, forget_nll, needle_tune
-from interventions.losses import gradient_ascent_loss
+from interventions.training.gradient_ascent import gradient_ascent_loss
 from tests.contracts import InterventionContract
 from tests.tiny import tiny_model
 

@@ -57,7 +57,7 @@ def taught() -> tuple[HookedModel, UnlearnData, Intervention]:
     model, data = tiny_model("gpt2", seed=5), small_data(forget=6, retain=6)
     both = UnlearnData(data.forget + data.retain)
     # The reverse of forgetting: descend what gradient ascent ascends.
-    from interventions.losses import answer_nll
+    from interventions.training.losses import answer_nll
 
     optimizer = torch.optim.Adam(model.model.parameters(), lr=3e-3)
     batch = model.tokenize([i.prompt for i in both.forget], answers=[i.answer for i in both.forget])

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from hooked import HookedModel, Intervention, LowRankDelta, UnlearnData, VestigeError
+from hooked.adapter import adapted, adapter_patch
 from sae.coder import Coder
 from sae.group import GroupStatistics
 from sae.items import read_items
 from sae.read import read_coder
-from sae.unlearn.adapter import adapted, adapter_patch
 from sae.unlearn.crisp import crisp, salient_latents
 from sae.unlearn.crisp_loss import feature_loss, mean_of_positive, stay_loss
 from tests.contracts import InterventionContract

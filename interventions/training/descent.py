@@ -13,9 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked import HookedModel, Item, TokenBatch, UnlearnData, VestigeError
-
-from .batches import encode, encoded, split_of
-from .losses import AnswerNLL, answer_nll
+from interventions.batches import encode, encoded, split_of
+from interventions.training.losses import AnswerNLL, answer_nll
 
 _CHECKED = 128
 

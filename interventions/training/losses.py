@@ -69,7 +69,7 @@ def answer_nll(
     """
     _check_answer(logits, ids, answer)
     predicts, targets = answer[:, 1:], ids[:, 1:]
-    chosen, labels = _at_least_float32(logits[:, :-1][predicts]), targets[predicts].long()
+    chosen, labels = at_least_float32(logits[:, :-1][predicts]), targets[predicts].long()
     outside = (labels < 0) | (labels >= logits.shape[-1])
     if outside.any():
         bad = int(labels[outside][0])
@@ -99,105 +99,6 @@ def cross_entropy(nll: AnswerNLL, *, reduction: Reduction = "mean") -> Float[Ten
     raise VestigeError(f"reduction must be 'mean' or 'token', got {reduction!r}")
 
 
-def gradient_ascent_loss(forget: AnswerNLL, *, reduction: Reduction = "mean") -> Float[Tensor, ""]:
-    """Return `-CE(forget)`: unbounded below, so the training loop needs a stop.
-
-    Source:
-        Yao, Xu, Liu, *Large Language Model Unlearning*, arXiv:2310.10683, first term.
-    """
-    return -cross_entropy(forget, reduction=reduction)
-
-
-def gradient_difference_loss(
-    forget: AnswerNLL, retain: AnswerNLL, *, gamma: float = 1.0, alpha: float = 1.0, reduction: Reduction = "mean"
-) -> Float[Tensor, ""]:
-    """Return `-gamma CE(forget) + alpha CE(retain)`.
-
-    Source:
-        Maini et al., *TOFU*, arXiv:2401.06121. The release averages over tokens (`reduction="token"`).
-    """
-    return gamma * gradient_ascent_loss(forget, reduction=reduction) + alpha * cross_entropy(
-        retain, reduction=reduction
-    )
-
-
-def npo_loss(forget: AnswerNLL, reference: AnswerNLL, *, beta: float = 0.1) -> Float[Tensor, ""]:
-    """Return `-(2/beta) mean_b log sigmoid(beta (S_b - S0_b))`, on sums over answer tokens.
-
-    The gradient is that of `-mean_b S_b` with row b weighted by `2 sigmoid(-beta (S_b - S0_b))`: 1 at the start, 0 once
-    the answer is unlikely. The value starts at `(2/beta) log 2`.
-
-    Args:
-        forget: The forget rows under the model in training.
-        reference: The same rows under the frozen original; no gradient flows into it.
-        beta: Above 0; towards 0 the loss becomes gradient ascent on sums.
-
-    Raises:
-        VestigeError: `beta` is not above 0, or the rows do not match.
-
-    Source:
-        Zhang, Lin, Bai, Mei, *Negative Preference Optimization*, arXiv:2404.05868.
-    """
-    beta = _positive(beta)
-    _check_same_rows("reference", reference, forget)
-    return -(2 / beta) * F.logsigmoid(beta * (forget.total - reference.total.detach())).mean()
-
-
-def idk_nll_loss(
-    idk: AnswerNLL, retain: AnswerNLL | None = None, *, reduction: Reduction = "mean"
-) -> Float[Tensor, ""]:
-    """Return `CE(idk) + CE(retain)`, where `idk` scores a refusal such as "I don't know" after the forget questions.
-
-    Source:
-        Maini et al., *TOFU*, arXiv:2401.06121.
-    """
-    loss = cross_entropy(idk, reduction=reduction)
-    return loss if retain is None else loss + cross_entropy(retain, reduction=reduction)
-
-
-def idk_dpo_loss(
-    idk: AnswerNLL,
-    forget: AnswerNLL,
-    *,
-    reference_idk: AnswerNLL,
-    reference_forget: AnswerNLL,
-    beta: float = 0.1,
-    scale: Literal["2/beta", "1"] = "2/beta",
-) -> Float[Tensor, ""]:
-    """Prefer a refusal over the answer: `-scale mean_b log sigmoid(beta Delta_b)`, on sums over answer tokens.
-
-    `Delta = (S0 - S)(idk) - (S0 - S)(forget)`, 0 at the start.
-
-    Args:
-        idk: Refusals under the model in training.
-        forget: The true answers to the same questions, row by row.
-        reference_idk: The refusals under the frozen original; no gradient flows into it.
-        reference_forget: The answers under the frozen original; likewise.
-        beta: Above 0.
-        scale: `2/beta` (open-unlearning, ConceptVectors) or `1` (TOFU). Gradients differ by `2/beta`, so learning rates
-            do not transfer.
-
-    Raises:
-        VestigeError: `beta` is not above 0, the rows do not match, or `scale` is unknown.
-
-    Source:
-        Maini et al., *TOFU*, arXiv:2401.06121, after Rafailov et al., arXiv:2305.18290.
-    """
-    beta = _positive(beta)
-    if scale not in ("2/beta", "1"):
-        raise VestigeError(f"scale must be '2/beta' or '1', got {scale!r}")
-    _check_same_rows("reference_idk", reference_idk, idk)
-    _check_same_rows("reference_forget", reference_forget, forget)
-    if idk.total.shape != forget.total.shape:
-        raise VestigeError(
-            f"each forget row needs one refusal, got {len(idk.total)} refusals for {len(forget.total)} rows"
-        )
-    gain_idk = reference_idk.total.detach() - idk.total
-    gain_forget = reference_forget.total.detach() - forget.total
-    loss = -F.logsigmoid(beta * (gain_idk - gain_forget)).mean()
-    return loss * (2 / beta) if scale == "2/beta" else loss
-
-
 def kl_retain(
     logits: Float[Tensor, "batch pos d_vocab"],
     reference_logits: Float[Tensor, "batch pos d_vocab"],
@@ -222,8 +123,8 @@ def kl_retain(
             f"logits {_shape(logits)} and reference logits {_shape(reference_logits)} must have one shape"
         )
     _check_mask("mask", logits, mask)
-    log_p = _at_least_float32(logits[mask]).log_softmax(-1)
-    log_p0 = _at_least_float32(reference_logits.detach()[mask]).log_softmax(-1)
+    log_p = at_least_float32(logits[mask]).log_softmax(-1)
+    log_p0 = at_least_float32(reference_logits.detach()[mask]).log_softmax(-1)
     return F.kl_div(log_p, log_p0, reduction="none", log_target=True).sum(-1).mean()
 
 
@@ -252,7 +153,12 @@ def _check_mask(name: str, logits: Tensor, mask: Tensor) -> None:
         raise VestigeError(f"`{name}` marks nothing in row {empty[0]} of {len(mask)}; drop that row or mend its mask")
 
 
-def _check_same_rows(name: str, reference: AnswerNLL, current: AnswerNLL) -> None:
+def check_same_rows(name: str, reference: AnswerNLL, current: AnswerNLL) -> None:
+    """Refuse reference values of other rows.
+
+    Raises:
+        VestigeError: The numbers of answer tokens differ.
+    """
     # A single reference row would broadcast silently, and equal shapes over different tokens would compare unrelated
     # answers.
     if reference.count.shape != current.count.shape or not torch.equal(reference.count, current.count):
@@ -262,13 +168,19 @@ def _check_same_rows(name: str, reference: AnswerNLL, current: AnswerNLL) -> Non
         )
 
 
-def _positive(beta: float) -> float:
+def positive(beta: float) -> float:
+    """Return a beta that can be divided by.
+
+    Raises:
+        VestigeError: It is not a finite number above 0.
+    """
     if not 0 < beta < inf:
         raise VestigeError(f"beta must be a finite number above 0, got {beta}")
     return beta
 
 
-def _at_least_float32(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
+    """Widen narrower numbers, in which a log-softmax loses too much."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

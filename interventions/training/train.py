@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import inf
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor
+from torch import Tensor, nn
 
-from hooked import HookedModel, UnlearnData, VestigeError, WeightPatch
-from hooked.weights import parameters_of
-
-from .descent import Descent, LossFn, Minibatch, Schedule, descend
+from hooked import HookedModel, Intervention, Spec, UnlearnData, VestigeError, WeightPatch
+from hooked.adapter import adapted, adapter_patch
+from hooked.weights import hugging_face_name, parameters_of
+from interventions.training.descent import Descent, LossFn, Minibatch, Schedule, descend
 
 Chooser = Callable[[str], bool]
+
+
+class Training(TypedDict, total=False):
+    """Settings of `train`, which every method that learns weights takes and passes on; `train` says what they mean."""
+
+    lr: float
+    epochs: float
+    steps: int | None
+    batch_size: int
+    weight_decay: float
+    max_grad_norm: float | None
+    seed: int
+    parameters: Chooser | None
+    layers: Sequence[int] | None
+    mask: Mapping[str, Bool[Tensor, ...]] | None
+    lora: int | None
+    lora_scale: float
+    stop_fraction: float | None
+    retain_bound: float | None
+    check_every: int | None
+    progress: bool
 
 
 @dataclass(frozen=True)
@@ -27,22 +49,58 @@ class Trained:
     Args:
         patch: Trained minus original parameters.
         descent: How it went.
+        size: How many numbers were trained.
     """
 
     patch: WeightPatch
     descent: Descent
+    size: int
 
     @property
     def summary(self) -> dict[str, Any]:
         """What a `Spec` records of it."""
         losses = self.descent.losses
         return {
+            "trained_numbers": self.size,
             "steps_taken": len(losses),
             "first_loss": losses[0] if losses else None,
             "last_loss": losses[-1] if losses else None,
             "forget_probability": self.descent.forget_probability,
             "stopped": self.descent.stopped,
         }
+
+
+def learned(
+    model: HookedModel, data: UnlearnData, loss_fn: LossFn, spec: Spec, training: Training, *, defaults: Training
+) -> Intervention:
+    """Train a copy and return what changed as an intervention; this is how a method ends.
+
+    Args:
+        model: Not changed.
+        data: As in `train`.
+        loss_fn: As in `train`.
+        spec: What the method says of itself; what was trained and how it went is added to its settings.
+        training: What the caller of the method chose.
+        defaults: What the method takes where the caller chose nothing.
+
+    Raises:
+        VestigeError: There is no such setting, or `train` refuses or diverges.
+    """
+    known = Training.__annotations__
+    for name in training:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            raise VestigeError(f"{spec.name} has no setting '{name}'; {hint}train takes {', '.join(known)}")
+    chosen: Training = {**defaults, **training}
+    trained = train(model, data, loss_fn, method=spec.name, **chosen)
+    plain: dict[str, Any] = {
+        name: list(value) if name == "layers" and isinstance(value, Sequence) else value
+        for name, value in chosen.items()
+        if name not in ("parameters", "mask", "progress")
+    }
+    settings = {**spec.settings, **plain, "seed": chosen.get("seed", 0), **trained.summary}
+    return Intervention(replace(spec, settings=settings), weights=trained.patch)
 
 
 def train(
@@ -55,11 +113,14 @@ def train(
     epochs: float = 10.0,
     steps: int | None = None,
     batch_size: int = 16,
-    weight_decay: float = 0.01,
+    weight_decay: float = 0.0,
     max_grad_norm: float | None = 1.0,
     seed: int = 0,
     parameters: Chooser | None = None,
+    layers: Sequence[int] | None = None,
     mask: Mapping[str, Bool[Tensor, ...]] | None = None,
+    lora: int | None = None,
+    lora_scale: float = 2.0,
     stop_fraction: float | None = None,
     retain_bound: float | None = None,
     check_every: int | None = None,
@@ -72,21 +133,25 @@ def train(
     per trained parameter.
 
     Args:
-        model: Not changed.
+        model: Not changed. The view of another intervention is trained with that in force.
         data: Needs `forget` items with an answer; `retain` items are offered to the loss where there are any.
         loss_fn: `fn(model, minibatch)` to a scalar that is minimised.
         method: Named in messages and the progress bar.
-        lr: Constant learning rate.
+        lr: Constant learning rate. 1e-4 suits models of some million parameters; 1e-5 those of billions.
         epochs: Passes over the forget items.
         steps: Number of updates, instead of `epochs`.
         batch_size: Forget items per step, and as many retain items, shuffled on their own.
         weight_decay: AdamW's, per step a fraction `lr * weight_decay` of each trained weight.
         max_grad_norm: Gradients of a larger norm are scaled down to it; None leaves them.
-        seed: Of both shuffles.
+        seed: Of both shuffles, and of an adapter's first weights.
         parameters: Which parameters train, by Hugging Face name; all that require a gradient when not given. A tied
             parameter trains if any of its names is chosen.
+        layers: Blocks whose parameters train; negative ones count from the end. All, and what is outside the blocks,
+            when not given.
         mask: Parameter name to the entries that train; without `parameters`, only the parameters named here train.
             Entries outside stay bit-equal, since their update is undone and not just their gradient left out.
+        lora: Rank of a low-rank adapter on every projection of `layers`, trained instead of the weights themselves.
+        lora_scale: Factor on what an adapter adds (alpha over rank).
         stop_fraction: Stop once the mean length-normalised probability of the forget answers is below this fraction of
             what it was at the start; None never stops for that.
         retain_bound: Largest retain loss, in nats per token; when not given, `log(d_vocab) / 2` above where it started.
@@ -95,7 +160,7 @@ def train(
 
     Raises:
         VestigeError: The loss is not finite or the retain loss exceeds its bound (the step is named and nothing
-            applied), or no parameter is chosen.
+            applied), no parameter is chosen, or an adapter is asked for together with `parameters` or `mask`.
     """
     if not 0 < lr < inf:
         raise VestigeError(f"lr is a finite number above 0, got {lr}")
@@ -111,14 +176,55 @@ def train(
         check_every=check_every,
         progress=progress,
     )
+    blocks = None if layers is None else blocks_of(model, layers)
+    if lora is not None:
+        if parameters is not None or mask is not None:
+            raise VestigeError("lora= trains adapters and no parameters of the model; leave parameters= and mask= out")
+        on = range(model.n_layers) if blocks is None else blocks
+        student, adapters = adapted(model, layers=on, rank=lora, scale=lora_scale, seed=seed)
+        optimizer = torch.optim.AdamW(adapters, lr=lr, weight_decay=weight_decay)
+        descent = descend(student, data, loss_fn, optimizer, schedule)
+        return Trained(adapter_patch(student), descent, _size(adapters))
     copied = _trainable_copy(model)
-    chosen = _choose(copied, parameters, mask)
+    chosen = _choose(copied, _within(copied, blocks, parameters), mask)
     optimizer = torch.optim.AdamW(chosen.values(), lr=lr, weight_decay=weight_decay)
     keep = _keeper(chosen, mask or {})
     descent = descend(copied, data, loss_fn, optimizer, schedule, after_step=keep)
     originals = parameters_of(model.model)
     before = {name: originals[name].detach().to(parameter.dtype) for name, parameter in chosen.items()}
-    return Trained(WeightPatch.between(before, chosen), descent)
+    size = _size(chosen.values()) if not mask else sum(int(entries.sum()) for entries in mask.values())
+    return Trained(WeightPatch.between(before, chosen), descent, size)
+
+
+def blocks_of(model: HookedModel, layers: Sequence[int]) -> list[int]:
+    """Return block numbers counted from 0, each once.
+
+    Raises:
+        VestigeError: There is none, or one does not exist.
+    """
+    wrong = [layer for layer in layers if not -model.n_layers <= layer < model.n_layers]
+    if wrong or not len(layers):
+        got = wrong[0] if wrong else "none"
+        raise VestigeError(
+            f"layers are some of 0 to {model.n_layers - 1} (negative ones count from the end), got {got}"
+        )
+    return sorted({layer % model.n_layers for layer in layers})
+
+
+def _size(parameters: Any) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _within(model: HookedModel, blocks: Sequence[int] | None, chooser: Chooser | None) -> Chooser | None:
+    """Narrow a choice of parameters down to some blocks."""
+    if blocks is None:
+        return chooser
+    inside = tuple(f"{_block_path(model, block)}." for block in blocks)
+    return lambda name: name.startswith(inside) and (chooser is None or chooser(name))
+
+
+def _block_path(model: HookedModel, block: int) -> str:
+    return hugging_face_name(f"{model.site_map.tap(f'blocks.{block}.hook_resid_post').module}.").removesuffix(".")
 
 
 def _trainable_copy(model: HookedModel) -> HookedModel:
@@ -135,9 +241,7 @@ def _trainable_copy(model: HookedModel) -> HookedModel:
     return copied
 
 
-def _choose(
-    model: HookedModel, chooser: Chooser | None, mask: Mapping[str, Tensor] | None
-) -> dict[str, torch.nn.Parameter]:
+def _choose(model: HookedModel, chooser: Chooser | None, mask: Mapping[str, Tensor] | None) -> dict[str, nn.Parameter]:
     """Return the parameters that train under one name each, and freeze the rest."""
     names: dict[int, list[str]] = {}
     everything = parameters_of(model.model)
@@ -148,7 +252,7 @@ def _choose(
         raise VestigeError(
             f"mask names '{unknown[0]}', and the model has no such parameter; one is '{next(iter(everything))}'"
         )
-    chosen: dict[str, torch.nn.Parameter] = {}
+    chosen: dict[str, nn.Parameter] = {}
     for aliases in names.values():
         parameter = everything[aliases[0]]
         if chooser is not None:
@@ -168,14 +272,14 @@ def _choose(
     return chosen
 
 
-def _keeper(chosen: Mapping[str, torch.nn.Parameter], mask: Mapping[str, Tensor]) -> Callable[[], None] | None:
+def _keeper(chosen: Mapping[str, nn.Parameter], mask: Mapping[str, Tensor]) -> Callable[[], None] | None:
     """Return what puts entries outside the mask back: weight decay and momentum move them without any gradient."""
     if not mask:
         return None
     held = []
     for name, entries in mask.items():
         if name not in chosen:
-            raise VestigeError(f"mask names '{name}', which parameters= leaves out")
+            raise VestigeError(f"mask names '{name}', which parameters= or layers= leaves out")
         if entries.shape != chosen[name].shape or entries.dtype != torch.bool:
             got, needed = tuple(entries.shape), tuple(chosen[name].shape)
             raise VestigeError(f"the mask of '{name}' is {entries.dtype} of shape {got}, needed bool of shape {needed}")
@@ -189,4 +293,4 @@ def _keeper(chosen: Mapping[str, torch.nn.Parameter], mask: Mapping[str, Tensor]
     return keep
 
 
-__all__ = ["LossFn", "Minibatch", "Trained", "train"]
+__all__ = ["Chooser", "LossFn", "Minibatch", "Trained", "Training", "learned", "train"]

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from hooked import HookedModel, LowRankDelta, VestigeError, WeightPatch
-from hooked.weights import Delta, hugging_face_name
-from sae.seeded import seeded
+from hooked.errors import VestigeError
+from hooked.intervention import View
+from hooked.model import HookedModel
+from hooked.seeded import seeded
+from hooked.weights import Delta, LowRankDelta, WeightPatch, hugging_face_name
 
 
 def adapted(
@@ -23,7 +25,7 @@ def adapted(
     The copy runs in eval mode and, if the model is narrower, in float32. At first it computes what the model does.
 
     Args:
-        model: Not changed.
+        model: Not changed. A view stays one: what else it does to the model, it does to the copy.
         layers: Blocks, from 0.
         rank: Of each adapter.
         scale: Factor on what an adapter adds.
@@ -59,7 +61,8 @@ def adapted(
         wrapped = get_peft_model(plain, config)
     wrapped.eval()
     trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
-    return HookedModel(wrapped, model.tokenizer, default_prepend_bos=model.default_prepend_bos), trained
+    student = HookedModel(wrapped, model.tokenizer, default_prepend_bos=model.default_prepend_bos)
+    return model.over(student) if isinstance(model, View) else student, trained
 
 
 def _projections(model: HookedModel, layers: Sequence[int]) -> list[str]:

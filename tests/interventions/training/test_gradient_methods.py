@@ -1,27 +1,22 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from math import log
 from typing import Any
 
 import pytest
-import torch
 
-from hooked import HookedModel, Intervention, Item, Spec, UnlearnData, VestigeError
+from hooked import HookedModel, Intervention, Item, UnlearnData, VestigeError
 from interventions import (
-    cross_entropy,
-    forget_nll,
     gradient_ascent,
     gradient_difference,
     idk_finetune,
     npo,
-    train,
 )
-from interventions.descent import Minibatch
 from tests.contracts import InterventionContract
-from tests.interventions.conftest import make_items
-from tests.tiny import shared_model, tiny_model
+from tests.interventions.training.knowing import probability
+from tests.tiny import shared_model
 
 REFUSALS = ("t5 t6", "t7 t8 t9")
 FAST: dict[str, Any] = {"lr": 3e-3, "steps": 3, "progress": False}
@@ -60,27 +55,6 @@ class TestIDK(InterventionContract):
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
         return idk_finetune(model, data, refusals=REFUSALS, **FAST)
-
-
-@pytest.fixture(scope="module")
-def task() -> UnlearnData:
-    return UnlearnData(make_items(6, low=3, high=40, seed=1), make_items(12, low=40, high=99, seed=2))
-
-
-@pytest.fixture(scope="module")
-def knowing(task: UnlearnData) -> Iterator[HookedModel]:
-    """A model that was taught every answer of the task."""
-    model = tiny_model("llama")
-    everything = UnlearnData(task.forget + task.retain)
-    taught = train(model, everything, lambda m, b: cross_entropy(forget_nll(m, b)), epochs=40, lr=1e-2, progress=False)
-    with Intervention(Spec("teach", "attack"), weights=taught.patch).applied(model):
-        yield model
-
-
-@torch.no_grad()
-def probability(model: HookedModel, items: tuple[Item, ...]) -> float:
-    batch = model.tokenize([i.prompt for i in items], answers=[i.answer for i in items])
-    return float(torch.exp(-forget_nll(model, Minibatch(batch, torch.arange(len(items)), None)).mean).mean())
 
 
 METHODS: dict[str, Callable[..., Intervention]] = {
@@ -137,7 +111,8 @@ def test_npo_lets_go_of_forgotten_answers_and_gradient_ascent_does_not(
 
 
 def test_every_prompt_keeps_its_refusal_through_the_epochs(task: UnlearnData, monkeypatch: pytest.MonkeyPatch) -> None:
-    from interventions import batches, descent
+    from interventions import batches
+    from interventions.training import descent
 
     seen: list[tuple[str, str]] = []
     encode = batches.encode

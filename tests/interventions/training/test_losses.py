@@ -11,18 +11,12 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from hooked.errors import VestigeError
-from interventions.losses import (
-    AnswerNLL,
-    answer_nll,
-    cross_entropy,
-    gradient_ascent_loss,
-    gradient_difference_loss,
-    idk_dpo_loss,
-    idk_nll_loss,
-    kl_retain,
-    npo_loss,
-    predicting,
-)
+from interventions.training.gradient_ascent import gradient_ascent_loss
+from interventions.training.gradient_difference import gradient_difference_loss
+from interventions.training.idk_dpo import idk_dpo_loss
+from interventions.training.idk_finetune import idk_nll_loss
+from interventions.training.losses import AnswerNLL, answer_nll, cross_entropy, kl_retain, predicting
+from interventions.training.npo import npo_loss
 
 CURRENT = torch.tensor([[2, 1, 0, -1], [0, 1, 3, 0], [1, 1, 1, 1]], dtype=torch.float64)
 ORIGINAL = torch.tensor([[3, 1, 0, -1], [0, 2, 3, 0], [1, 1, 1, 2]], dtype=torch.float64)

@@ -260,7 +260,7 @@ def test_errors_name_what_is_wrong(data: UnlearnData) -> None:
         ({"mask": {"nope": torch.ones(1, dtype=torch.bool)}}, "mask names 'nope', and the model has no such parameter"),
         ({"mask": {name: torch.ones(32)}}, f"the mask of '{name}' is torch.float32 of shape .32,., needed bool"),
         ({"mask": {name: torch.ones(3, dtype=torch.bool)}}, r"of shape \(3,\), needed bool of shape \(32,\)"),
-        ({"mask": everything, "parameters": lambda name: "wte" in name}, "which parameters= leaves out"),
+        ({"mask": everything, "parameters": lambda name: "wte" in name}, "which parameters= or layers= leaves out"),
     ):
         with pytest.raises(VestigeError, match=message):
             train(model, data, learn, **{"steps": 1, **settings})  # type: ignore[arg-type]

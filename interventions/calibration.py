@@ -1,0 +1,134 @@
+"""How far a detector may reach: a distance below which at most a given share of retain items fires, and what it catches
+on items it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import floor
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hooked import VestigeError
+
+FOLDS = 5
+NEVER = -1.0
+# Part of the way from the item at the edge to the next one.
+_NUDGE = 0.05
+
+Rule = Callable[[Float[Tensor, " n"], float], float]
+# Fits on the marked forget and retain items; returns the distances of all forget and of all retain items.
+Distances = Callable[
+    [Bool[Tensor, " n_forget"], Bool[Tensor, " n_retain"]],
+    tuple[Float[Tensor, " n_forget"], Float[Tensor, " n_retain"]],
+]
+
+
+def order_statistic(distances: Float[Tensor, " n"], rate: float, *, never: float = NEVER) -> float:
+    """Return the `floor(rate * n)`-th smallest value, or `never` where that is the 0-th.
+
+    An interpolated quantile would let through one item too many in a small sample.
+    """
+    rank = _rank(len(distances), rate)
+    return float(distances.sort().values[rank - 1]) if rank > 0 else never
+
+
+def _rank(n: int, rate: float) -> int:
+    return floor(round(rate * n, 9))
+
+
+def just_above(distances: Float[Tensor, " n"], rate: float) -> float:
+    """Return the order statistic moved a twentieth of the way to the next value, or -infinity where it is the 0-th.
+
+    The item at the edge fires by definition, and the rounding of another batch must not take that back.
+    """
+    rank, ordered = _rank(len(distances), rate), distances.double().sort().values
+    return float(torch.lerp(ordered[rank - 1], ordered[rank], _NUDGE)) if rank > 0 else -torch.inf
+
+
+def folds(n: int, generator: torch.Generator) -> Int[Tensor, " n"]:
+    """Deal n items into folds of equal size at random."""
+    return torch.randperm(n, generator=generator) % FOLDS
+
+
+def held_out_rates(
+    forget: Float[Tensor, "detectors n_forget"],
+    retain: Float[Tensor, "detectors n_retain"],
+    *,
+    forget_fold: Int[Tensor, " n_forget"],
+    retain_fold: Int[Tensor, " n_retain"],
+    rate: float,
+    rule: Rule = order_statistic,
+) -> tuple[float, float]:
+    """Return the true and false positive rate over all folds, each judged by the detector that never saw it.
+
+    Args:
+        forget: Distances of the forget items under the detector fitted without fold 0, without fold 1, ...
+        retain: Those of the retain items.
+        forget_fold: Fold of each forget item.
+        retain_fold: Fold of each retain item.
+        rate: As in `order_statistic`.
+        rule: From the distances of retain items to the distance up to which a detector fires.
+    """
+    caught, refused = 0, 0
+    for fold in range(len(forget)):
+        limit = rule(retain[fold][retain_fold != fold], rate)
+        caught += int((forget[fold][forget_fold == fold] <= limit).sum())
+        refused += int((retain[fold][retain_fold == fold] <= limit).sum())
+    return caught / forget.shape[1], refused / retain.shape[1]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where a gate fires and what it catches.
+
+    Args:
+        limit: It fires up to this distance; -infinity where no retain item may fire.
+        false_positive_rate: Largest fraction of the retain items that may fire, in [0, 1).
+        heldout_true_positive_rate: Fraction of forget items that fire, each judged by a gate fitted and calibrated on
+            four fifths of the items without it; None below five items of either split.
+        heldout_false_positive_rate: The same of retain items.
+    """
+
+    limit: float
+    false_positive_rate: float
+    heldout_true_positive_rate: float | None = None
+    heldout_false_positive_rate: float | None = None
+
+
+def check_rate(rate: float) -> None:
+    """Refuse what is no false positive rate.
+
+    Raises:
+        VestigeError: It is below 0, or not below 1.
+    """
+    if not 0 <= rate < 1:
+        raise VestigeError(f"false_positive_rate is a fraction of at least 0 and below 1, got {rate}")
+
+
+def calibrated(distances: Distances, *, n_forget: int, n_retain: int, rate: float, seed: int) -> Calibration:
+    """Calibrate a detector on all items, and once more without each fold to see what it catches on items held out.
+
+    Args:
+        distances: Fits the detector on some items and measures all of them.
+        n_forget: Number of forget items.
+        n_retain: Number of retain items.
+        rate: Largest fraction of retain items that may fire (barring ties).
+        seed: Of the split into folds.
+
+    Raises:
+        VestigeError: The rate is out of range.
+    """
+    check_rate(rate)
+    everything = torch.ones(n_forget, dtype=torch.bool), torch.ones(n_retain, dtype=torch.bool)
+    limit = just_above(distances(*everything)[1], rate)
+    if min(n_forget, n_retain) < FOLDS:
+        return Calibration(limit, rate)
+    generator = torch.Generator().manual_seed(seed)
+    forget_fold, retain_fold = folds(n_forget, generator), folds(n_retain, generator)
+    measured = [distances(forget_fold != fold, retain_fold != fold) for fold in range(FOLDS)]
+    forget, retain = (torch.stack([pair[i] for pair in measured]) for i in range(2))
+    rates = held_out_rates(forget, retain, forget_fold=forget_fold, retain_fold=retain_fold, rate=rate, rule=just_above)
+    return Calibration(limit, rate, *rates)
