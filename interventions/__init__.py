@@ -6,6 +6,7 @@ from .key_space import key_space_detection
 from .needle import needle_tune
 from .neuron_adjust import neuron_adjust
 from .pruning import selective_pruning
+from .sequential import sequentially
 from .steer import steer
 from .training import (
     AnswerNLL,
@@ -45,6 +46,7 @@ __all__ = [
     "orthogonalize",
     "retain_nll",
     "selective_pruning",
+    "sequentially",
     "steer",
     "train",
 ]

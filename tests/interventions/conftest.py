@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
-from hooked import Item, UnlearnData
-from tests.tiny import D_VOCAB, words
+from hooked import HookedModel, Intervention, Item, Spec, UnlearnData
+from interventions import cross_entropy, forget_nll, train
+from tests.tiny import D_VOCAB, tiny_model, words
 
 
 def make_items(n: int, *, low: int, high: int, seed: int) -> tuple[Item, ...]:
@@ -26,3 +29,18 @@ def tiny_data() -> UnlearnData:
     return UnlearnData(
         forget=make_items(12, low=3, high=40, seed=1), retain=make_items(40, low=40, high=D_VOCAB, seed=2)
     )
+
+
+@pytest.fixture(scope="session")
+def task() -> UnlearnData:
+    return UnlearnData(make_items(6, low=3, high=40, seed=1), make_items(12, low=40, high=99, seed=2))
+
+
+@pytest.fixture(scope="session")
+def knowing(task: UnlearnData) -> Iterator[HookedModel]:
+    """A model that was taught every answer of the task."""
+    model = tiny_model("llama")
+    everything = UnlearnData(task.forget + task.retain)
+    taught = train(model, everything, lambda m, b: cross_entropy(forget_nll(m, b)), epochs=40, lr=1e-2, progress=False)
+    with Intervention(Spec("teach", "attack"), weights=taught.patch).applied(model):
+        yield model

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import log
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from hooked import HookedModel, Intervention, Spec, UnlearnData, VestigeError
+from hooked import HookedModel, Intervention, LowRankDelta, Spec, UnlearnData, VestigeError
 from hooked.weights import parameters_of
-from interventions import Minibatch, cross_entropy, forget_nll, retain_nll, train
+from interventions import Minibatch, cross_entropy, forget_nll, gradient_ascent, npo, retain_nll, train
 from tests.contracts import InterventionContract
 from tests.interventions.conftest import make_items
 from tests.tiny import FAMILIES, shared_model, tiny_model
@@ -328,3 +329,101 @@ def test_long_texts_are_cut_at_the_models_context(data: UnlearnData) -> None:
     asked = (replace(data.forget[0], prompt=long),)
     with pytest.raises(VestigeError, match=r"the prompt 't7 t7.*fills the model's 64 positions, so no answer fits"):
         train(model, replace(data, forget=asked), learn, steps=1)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_only_the_named_blocks_train(family: str, data: UnlearnData) -> None:
+    model = tiny_model(family)
+    trained = train(model, data, learn, steps=2, lr=1e-2, layers=[-1, 0])
+    blocks = {name.split(".layers." if family == "llama" else ".h.")[1].split(".")[0] for name in trained.patch.deltas}
+    assert blocks == {"0", str(model.n_layers - 1)}
+    narrowed = train(model, data, learn, steps=2, lr=1e-2, layers=[0], parameters=lambda name: "mlp" in name)
+    assert narrowed.patch.deltas
+    assert all("mlp" in name for name in narrowed.patch.deltas)
+    assert set(narrowed.patch.deltas) < set(trained.patch.deltas)
+    assert narrowed.size == sum(p.numel() for n, p in parameters_of(model.model).items() if n in narrowed.patch.deltas)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adapter_trains_low_rank_deltas_of_the_blocks_alone(family: str, data: UnlearnData) -> None:
+    model = tiny_model(family)
+    trained = train(model, data, learn, steps=5, lr=1e-2, lora=2)
+    assert trained.descent.losses[-1] < trained.descent.losses[0]
+    before = {name: tensor.clone() for name, tensor in model.state().items()}
+    assert trained.patch.deltas
+    for name, delta in trained.patch.deltas.items():
+        assert isinstance(delta, LowRankDelta)
+        assert delta.left.shape[1] == delta.right.shape[0] == 2
+        assert (delta.left @ delta.right).shape == before[name].shape
+        assert "norm" not in name
+    assert trained.size == trained.patch.nbytes // 4
+    one = train(model, data, learn, steps=2, lr=1e-2, lora=2, layers=[1])
+    assert set(one.patch.deltas) < set(trained.patch.deltas)
+
+
+def test_an_adapter_learns_what_its_patch_says(data: UnlearnData) -> None:
+    model = tiny_model("gpt2", dtype=torch.float64)
+    seen: list[Tensor] = []
+
+    def spy(current: HookedModel, batch: Minibatch) -> Tensor:
+        seen.append(current.logits("t5 t6 t7").detach().clone())
+        return learn(current, batch)
+
+    first = train(model, data, spy, steps=3, lr=1e-2, lora=2, seed=5)
+    again = train(model, data, spy, steps=4, lr=1e-2, lora=2, seed=5)
+    assert len(again.descent.losses) == 4
+    assert torch.equal(seen[0], model.logits("t5 t6 t7").detach())
+    with torch.no_grad(), Intervention(Spec("train", "removal"), weights=first.patch).applied(model) as view:
+        # The fourth loss of the second run is taken where the first one ended.
+        assert torch.allclose(view.logits("t5 t6 t7"), seen[-1], atol=1e-5)
+    other = train(model, data, learn, steps=1, lr=1e-2, lora=2, seed=6)
+    assert other.descent.losses[0] == pytest.approx(first.descent.losses[0])
+
+
+def test_settings_that_do_not_go_together_are_refused(data: UnlearnData) -> None:
+    model = shared_model("gpt2")
+    with pytest.raises(VestigeError, match=r"lora= trains adapters .*leave parameters= and mask= out"):
+        train(model, data, learn, lora=2, parameters=lambda name: True)
+    with pytest.raises(VestigeError, match="rank is at least 1, got 0"):
+        train(model, data, learn, lora=0)
+    with pytest.raises(VestigeError, match=r"layers are some of 0 to 2 .* got 7"):
+        train(model, data, learn, layers=[7])
+    with pytest.raises(VestigeError, match="got none"):
+        train(model, data, learn, layers=[])
+    with pytest.raises(VestigeError, match="gradient_ascent has no setting 'learning_rate'; train takes lr, epochs"):
+        gradient_ascent(model, data, learning_rate=1.0)  # type: ignore[call-arg]
+    with pytest.raises(VestigeError, match="did you mean 'epochs'"):
+        gradient_ascent(model, data, epoch=1)  # type: ignore[call-arg]
+
+
+def test_a_method_records_what_it_trained_with(data: UnlearnData) -> None:
+    made = gradient_ascent(shared_model("gpt2"), data, steps=2, lr=1e-3, layers=(0,), seed=3)
+    settings = made.spec.settings
+    assert {name: settings[name] for name in ("steps", "lr", "layers", "seed", "stop_fraction", "reduction")} == {
+        "steps": 2,
+        "lr": 1e-3,
+        "layers": [0],
+        "seed": 3,
+        "stop_fraction": 0.05,
+        "reduction": "mean",
+    }
+    assert settings["steps_taken"] == 2
+    assert settings["trained_numbers"] > 0
+
+
+@pytest.mark.parametrize("lora", [None, 2])
+def test_any_method_takes_a_mask_or_an_adapter_and_can_be_taken_back(data: UnlearnData, lora: int | None) -> None:
+    model = tiny_model("gpt2")
+    before = {name: tensor.clone() for name, tensor in model.state().items()}
+    name = "transformer.h.1.mlp.c_proj.weight"
+    mask = torch.zeros(before[name].shape, dtype=torch.bool)
+    mask[3] = True
+    settings: dict[str, Any] = {"lora": lora} if lora else {"mask": {name: mask}}
+    made = npo(model, data, steps=2, lr=1e-2, **settings)
+    with made.applied(model):
+        changed = {n for n, tensor in model.state().items() if not torch.equal(tensor, before[n])}
+        assert changed == {name} if lora is None else name in changed
+        if lora is None:
+            assert torch.equal(model.state()[name][~mask], before[name][~mask])
+            assert made.spec.settings["trained_numbers"] == int(mask.sum())
+    assert all(torch.equal(tensor, before[n]) for n, tensor in model.state().items())
