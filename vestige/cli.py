@@ -57,14 +57,22 @@ def demo(
 def unlearn(
     *,
     model: Annotated[str, typer.Option(help="Hugging Face folder or hub id.")],
-    method: Annotated[str, typer.Option(help="Name of the method; an unknown one lists them.")],
+    method: Annotated[str, typer.Option(help="Name of the method; `vestige methods` lists them.")],
     forget: Forget,
     out: Out,
     retain: Retain = None,
     lexicon: Lexicon = None,
     sae: Annotated[str | None, typer.Option(help="Folder of an SAE, for methods that edit latents.")] = None,
     sae_id: Annotated[str | None, typer.Option(help="Which SAE of a release or folder.")] = None,
-    site: Annotated[str | None, typer.Option(help="Where the SAE belongs, if its file does not say.")] = None,
+    site: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the SAE belongs, if its file does not say; for methods on a direction: where it lies."
+        ),
+    ] = None,
+    after: Annotated[
+        Path | None, typer.Option(help="A saved intervention to build on; the result holds both, one after the other.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the method, key=value; may be repeated.")
     ] = None,
@@ -86,18 +94,22 @@ def unlearn(
     from vestige.output import check_output
 
     known(method)
-    check_output(out, overwrite=overwrite, inputs=[model, forget, retain, sae])
+    check_output(out, overwrite=overwrite, inputs=[model, forget, retain, sae, after])
     command.check_sae(method, sae, sae_id)
+    command.check_site(method, site, sae)
+    earlier = inputs.intervention(after)
     data = inputs.data(forget, retain, None, template=_text(template), concept=concept)
     loaded = inputs.model(model, device=device, dtype=dtype)
     fitted = command.fit(
         method,
         loaded,
         data,
+        after=earlier,
         lexicon=inputs.words(lexicon),
         seed=seed,
         pairs=set_ or [],
         sae=None if sae is None else inputs.sae(sae, sae_id, site=site, device=device),
+        site=site,
         progress=not json_,
     )
     summary = command.run(fitted, loaded, out=out, overwrite=overwrite, bake=bake)
@@ -108,6 +120,31 @@ def unlearn(
     asked = f"--original {model} --unlearned {out} --forget {forget}" + (f" --retain {retain}" if retain else "")
     typer.echo(f"{summary['method']} ({summary['intent']}, acts through {through}) is in {out}")
     typer.echo(f"audit it: vestige audit {asked} --out REPORT")
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, to see its settings.", show_default=False)] = None,
+    *,
+    json_: Json = False,
+) -> None:
+    """List the unlearning methods: where each acts, what it claims and needs, and its paper."""
+    from vestige.commands import methods as command
+
+    if json_:
+        _print_json(command.rows() if name is None else command.row(name))
+        return
+    if name is None:
+        from rich.console import Console
+
+        Console().print(command.as_table())
+        return
+    found = command.row(name)
+    typer.echo(f"{found['name']}: acts on {', '.join(found['points'])}; claims {found['intent']}; {found['paper']}\n")
+    typer.echo(found["description"])
+    typer.echo("\nvestige unlearn --set takes:")
+    for key, needed in found["settings"].items():
+        typer.echo(f"  {key}={needed}")
 
 
 @app.command()

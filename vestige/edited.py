@@ -37,11 +37,12 @@ def edited_latents(
     found = []
     for info, source in sources:
         if isinstance(source, Intervention):
-            edits = [edit for edit in source.edits.values() if isinstance(edit, LatentEdit) and len(edit.columns)]
-            numbers = source.spec.settings.get("latents", [])
-            for edit in edits:
-                rows = _rows(original, edit, numbers, texts)
-                found.append(EditedLatents(info.name, edit.coder.site, len(edit.columns), rows))
+            for step in source.steps:
+                numbers = step.spec.settings.get("latents", [])
+                for edit in step.edits.values():
+                    if isinstance(edit, LatentEdit) and len(edit.columns):
+                        rows = _rows(original, edit, numbers, texts)
+                        found.append(EditedLatents(info.name, edit.coder.site, len(edit.columns), rows))
     return tuple(found)
 
 

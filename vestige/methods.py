@@ -1,4 +1,4 @@
-"""The names under which the command line knows the unlearning methods, and how text becomes their settings."""
+"""The unlearning methods by name, and how text becomes their settings."""
 
 from __future__ import annotations
 
@@ -8,35 +8,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, Unpack, get_args, get_origin, get_type_hints
 
 from hooked.errors import VestigeError
+from vestige.catalogue import METHODS
 
-# Imported on first use: the command line has to list names without paying for torch.
-METHODS = {
-    "gradient_ascent": "interventions",
-    "gradient_difference": "interventions",
-    "idk_finetune": "interventions",
-    "key_space_detection": "interventions",
-    "neuron_adjust": "interventions",
-    "npo": "interventions",
-    "selective_pruning": "interventions",
-    "ablate_vectors": "interventions",
-    "needle_tune": "interventions",
-    "sauce": "sae.unlearn",
-    "negative_clamp": "sae.unlearn",
-    "conditional_clamp": "sae.unlearn",
-    "sae_bench_unlearning": "sae.unlearn",
-    "saeuron": "sae.unlearn",
-    "crisp": "sae.unlearn",
-    "pisces": "sae.unlearn",
-}
-# It reads prompts where their answer is about to begin, so documents are cut as the audit cuts them.
-ON_PROMPTS = ("key_space_detection",)
-# These two edit given value vectors, which the command line searches first.
-ON_VECTORS = ("ablate_vectors", "needle_tune")
-# These edit latents of a sparse autoencoder, which the command line is given.
-ON_SAE = tuple(name for name, home in METHODS.items() if home == "sae.unlearn")
 _PLAIN = {float: "a number", int: "a whole number", bool: "true or false", str: "a text", NoneType: "null"}
 
 
@@ -50,7 +26,7 @@ def method(name: str) -> Callable[..., Any]:
         near = difflib.get_close_matches(name, METHODS, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise VestigeError(f"no method '{name}'; {hint}methods are {', '.join(METHODS)}")
-    function: Callable[..., Any] = getattr(import_module(METHODS[name]), name)
+    function: Callable[..., Any] = getattr(import_module(METHODS[name].home), name)
     return function
 
 
@@ -68,16 +44,20 @@ def settings(function: Callable[..., Any], pairs: Sequence[str]) -> dict[str, An
             raise VestigeError(f"--set takes key=value with a key of {', '.join(known)}; got '{pair}'")
         read = [given for given in (_json(value), value) if _fits(given, known[key])]
         if not read:
-            raise VestigeError(f"--set {key} needs {_described(known[key])}; got '{pair}'")
+            raise VestigeError(f"--set {key} needs {described(known[key])}; got '{pair}'")
         found[key] = read[0]
     return found
 
 
 def text_settings(function: Callable[..., Any]) -> Mapping[str, Any]:
     """Return the keyword-only arguments that text can give, with their types; functions and tensors are left out."""
-    hints = get_type_hints(function)
-    names = [n for n, p in inspect.signature(function).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    return {name: hints[name] for name in names if _is_plain(hints[name])}
+    hints, found = get_type_hints(function), {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            found[name] = hints[name]
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD and get_origin(hints[name]) is Unpack:
+            found |= get_type_hints(get_args(hints[name])[0])
+    return {name: hint for name, hint in found.items() if _is_plain(hint)}
 
 
 def _json(text: str) -> Any:
@@ -93,9 +73,13 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def _is_plain(hint: Any) -> bool:
-    return any(
-        (one in _PLAIN and one is not NoneType) or get_origin(one) in (Literal, Sequence) for one in _choices(hint)
-    )
+    return any(_is_plain_one(one) for one in _choices(hint))
+
+
+def _is_plain_one(one: Any) -> bool:
+    if get_origin(one) is Mapping:
+        return all(_is_plain(entry) for entry in get_args(one))
+    return (one in _PLAIN and one is not NoneType) or get_origin(one) in (Literal, Sequence)
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -107,10 +91,14 @@ def _fits_one(value: Any, hint: Any) -> bool:
         return value in get_args(hint)
     if get_origin(hint) is Sequence:
         return isinstance(value, list) and all(_fits(entry, get_args(hint)[0]) for entry in value)
+    if get_origin(hint) is Mapping:
+        key, entry = get_args(hint)
+        return isinstance(value, dict) and all(_fits(k, key) and _fits(v, entry) for k, v in value.items())
     return type(value) is hint or (hint is float and type(value) is int)
 
 
-def _described(hint: Any) -> str:
+def described(hint: Any) -> str:
+    """Say in words what a setting of a type takes."""
     parts = []
     for one in _choices(hint):
         if get_origin(one) is Literal:
@@ -118,6 +106,8 @@ def _described(hint: Any) -> str:
         elif get_origin(one) is Sequence:
             inside = " or ".join(_PLAIN[entry] for entry in _choices(get_args(one)[0]))
             parts.append(f"a list [...], each {inside}")
+        elif get_origin(one) is Mapping:
+            parts.append('an object {"name": value, ...}')
         else:
             parts += [_PLAIN[one]] if one in _PLAIN else []
     return " or ".join(parts)

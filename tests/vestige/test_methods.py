@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypedDict, Unpack
 
 import pytest
 
 from hooked import VestigeError
-from vestige.methods import METHODS, ON_VECTORS, method, settings, text_settings
+from vestige.catalogue import METHODS
+from vestige.methods import method, settings, text_settings
 
 
 def example(
@@ -21,8 +22,20 @@ def example(
     layers: Sequence[int] | None = None,
     tokens: Sequence[int | str] = (),
     exact: bool = False,
+    words: Mapping[str, str] | None = None,
     loss: Callable[[int], int] | None = None,
+    masks: Mapping[str, Callable[[int], int]] | None = None,
 ) -> None: ...
+
+
+class More(TypedDict, total=False):
+    """Settings that a method passes on."""
+
+    rate: float
+    chooser: Callable[[str], bool] | None
+
+
+def passing_on(model: object, *, beta: float = 1.0, **more: Unpack[More]) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -41,6 +54,8 @@ def example(
         ("layers=[0, 2]", [0, 2]),
         ('tokens=["dog", 5]', ["dog", 5]),
         ("exact=true", True),
+        ('words={"Hogwarts": "the school"}', {"Hogwarts": "the school"}),
+        ("words=null", None),
     ],
 )
 def test_values_are_json_and_plain_text_where_that_fits(pair: str, value: Any) -> None:
@@ -60,6 +75,8 @@ def test_values_are_json_and_plain_text_where_that_fits(pair: str, value: Any) -
         ("layers=2", r"layers needs a list \[...\], each a whole number or null"),
         ('layers=["a"]', "layers needs a list"),
         ("exact=1", "exact needs true or false"),
+        ("words=[1]", r'words needs an object {"name": value, ...}'),
+        ('words={"a": 1}', "words needs an object"),
     ],
 )
 def test_a_value_of_another_type_says_what_is_needed(pair: str, needed: str) -> None:
@@ -67,11 +84,18 @@ def test_a_value_of_another_type_says_what_is_needed(pair: str, needed: str) -> 
         settings(example, [pair])
 
 
-@pytest.mark.parametrize("pair", ["lr", "rate=1", "=1", "model=1", "loss=1"])
+@pytest.mark.parametrize("pair", ["lr", "rate=1", "=1", "model=1", "loss=1", "masks={}"])
 def test_an_unknown_key_lists_the_known_ones(pair: str) -> None:
-    with pytest.raises(VestigeError, match="lr, steps, mode, refusal, layers, tokens, exact; got '") as caught:
+    with pytest.raises(VestigeError, match="lr, steps, mode, refusal, layers, tokens, exact, words; got '") as caught:
         settings(example, [pair])
     assert "loss" not in str(caught.value).partition("; got")[0]
+
+
+def test_settings_that_are_passed_on_are_settings() -> None:
+    assert settings(passing_on, ["beta=2", "rate=0.5"]) == {"beta": 2, "rate": 0.5}
+    assert set(text_settings(passing_on)) == {"beta", "rate"}
+    with pytest.raises(VestigeError, match="a key of beta, rate; got 'chooser=1'"):
+        settings(passing_on, ["chooser=1"])
 
 
 def test_the_last_of_two_wins_and_none_is_empty() -> None:
@@ -84,10 +108,6 @@ def test_every_method_exists_and_has_settings(name: str) -> None:
     function = method(name)
     assert function.__name__ == name
     assert text_settings(function)
-
-
-def test_methods_on_vectors_are_known() -> None:
-    assert set(ON_VECTORS) <= set(METHODS)
 
 
 def test_an_unknown_method_lists_the_known_ones_and_guesses() -> None:

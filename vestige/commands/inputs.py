@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from hooked import HookedModel, UnlearnData, VestigeError, load_data
+from hooked import HookedModel, Intervention, UnlearnData, VestigeError, load_data
 
 
 def model(path: str, *, device: str | None, dtype: str) -> HookedModel:
@@ -49,6 +49,15 @@ def sae(source: str, sae_id: str | None, *, site: str | None, device: str | None
             raise VestigeError(f"the SAE says that it belongs at '{said}'; leave --site out, or correct its cfg.json")
         loaded.cfg.metadata.hook_name = site
     return loaded
+
+
+def intervention(folder: Path | None) -> Intervention | None:
+    """Read a saved intervention, if there is one to read.
+
+    Raises:
+        VestigeError: The folder holds none.
+    """
+    return None if folder is None else Intervention.load(folder)
 
 
 def plain_output() -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from probes import find_concept_vectors
+from vestige.catalogue import METHODS
 from vestige.context import within_context
 from vestige.items import as_completion
-from vestige.methods import ON_PROMPTS, ON_SAE, ON_VECTORS, method, settings, text_settings
+from vestige.methods import method, settings, text_settings
+from vestige.on_direction import fit_on_direction
 from vestige.on_sae import fit_on_sae
 from vestige.output import output_folder
 from vestige.words import concept_words
@@ -30,6 +32,8 @@ def fit(
     pairs: Sequence[str] = (),
     top: int = 10,
     sae: Any = None,
+    site: str | None = None,
+    after: Intervention | None = None,
     progress: bool = True,
 ) -> Intervention:
     """Fit a method by name.
@@ -43,30 +47,49 @@ def fit(
         pairs: Further `key=value` settings.
         top: How many value vectors those methods edit.
         sae: The SAE for methods that edit latents.
+        site: Where a direction is read, for methods that remove one.
+        after: In force while the method is fitted; what is returned is both.
         progress: Show a bar while training, if the output is a terminal.
 
     Raises:
         VestigeError: There is no such method or setting, or the method refuses the model or the data.
     """
+    if after is not None:
+        with after.applied(model) as view:
+            return after + fit(
+                name,
+                view,
+                data,
+                lexicon=lexicon,
+                seed=seed,
+                pairs=pairs,
+                top=top,
+                sae=sae,
+                site=site,
+                progress=progress,
+            )
     function = method(name)
     arguments = {
         key: value for key, value in (("seed", seed), ("progress", progress)) if key in text_settings(function)
     }
     arguments |= settings(function, pairs)
-    if name in ON_PROMPTS:
+    needed = METHODS[name].given
+    if needed == "prompts":
         forget, retain = (tuple(as_completion(item) for item in items) for items in (data.forget, data.retain))
         data, _ = within_context(model, replace(data, forget=forget, retain=retain), max_new_tokens=ROOM)
-    if name in ON_SAE:
+    if needed == "sae":
         return fit_on_sae(name, function, model, sae, data, settings=arguments, seed=seed)
-    if name not in ON_VECTORS:
+    if needed == "direction":
+        return fit_on_direction(name, function, model, data, site=site, settings=arguments)
+    if needed in ("data", "prompts"):
         fitted: Intervention = function(model, data, **arguments)
         return fitted
     words = concept_words(model, data, lexicon)
     if not words:
         raise VestigeError(f"{name} edits the concept's value vectors and needs its words; pass --lexicon 'a,b,c'")
     vectors = find_concept_vectors(model, lexicon=words, top=top, seed=seed)
-    given = (model, vectors) if name == "ablate_vectors" else (model, data, vectors)
-    edited: Intervention = function(*given, **arguments)
+    positional = (model, vectors) if name == "ablate_vectors" else (model, data, vectors)
+    edited: Intervention = function(*positional, **arguments)
     return edited
 
 
@@ -76,11 +99,26 @@ def check_sae(name: str, sae: str | None, sae_id: str | None) -> None:
     Raises:
         VestigeError: One is missing, or one too many.
     """
-    if (name in ON_SAE) != (sae is not None):
+    if (METHODS[name].given == "sae") != (sae is not None):
         need = "edits latents and needs an SAE; pass --sae FOLDER" if sae is None else "takes no SAE; leave --sae out"
         raise VestigeError(f"{name} {need}")
     if sae is None and sae_id is not None:
         raise VestigeError("--sae-id says which SAE of a release or folder; give that with --sae")
+
+
+def check_site(name: str, site: str | None, sae: str | None) -> None:
+    """Refuse a method on a direction without the site where that lies, and a site nobody reads.
+
+    Raises:
+        VestigeError: One is missing, or one too many.
+    """
+    on_direction = METHODS[name].given == "direction"
+    if on_direction and site is None:
+        raise VestigeError(
+            f"{name} removes or adds a direction and has to know where it lies; pass --site resid_post.5"
+        )
+    if site is not None and not on_direction and sae is None:
+        raise VestigeError(f"{name} takes no --site; leave it out")
 
 
 def run(intervention: Intervention, model: HookedModel, *, out: Path, overwrite: bool, bake: bool) -> dict[str, Any]:
@@ -90,12 +128,12 @@ def run(intervention: Intervention, model: HookedModel, *, out: Path, overwrite:
             intervention.bake(model, folder)
         else:
             intervention.save(folder)
-    patch = intervention.weights
+    changed = {name for step in intervention.steps if step.weights for name in step.weights.deltas}
     return {
         "method": intervention.spec.name,
         "intent": intervention.spec.intent,
         "acts_through": list(intervention.points),
-        "changed_parameters": 0 if patch is None else len(patch.deltas),
+        "changed_parameters": len(changed),
         "settings": dict(intervention.spec.settings),
         "source": intervention.spec.source,
         "out": str(out),
