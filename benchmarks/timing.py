@@ -60,8 +60,6 @@ def peak_memory() -> int:
 
 def machine() -> dict[str, Any]:
     """Return what the numbers were measured on."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False)
     packages = ("torch", "transformers", "transformer-lens", "sae-lens", "nnsight", "numba", "numpy")
     found = {}
     for name in packages:
@@ -76,9 +74,16 @@ def machine() -> dict[str, Any]:
         "load": [round(x, 2) for x in os.getloadavg()],
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() + ("+" if changed.stdout.strip() else ""),
+        "commit": commit(),
         "versions": found,
     }
+
+
+def commit() -> str:
+    """Return the commit of the working copy, with a plus where files differ from it."""
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def _processor() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,13 @@ from hooked.weights import Delta, LowRankDelta, WeightPatch, hugging_face_name
 
 
 def adapted(
-    model: HookedModel, *, layers: Sequence[int], rank: int, scale: float, seed: int
+    model: HookedModel,
+    *,
+    layers: Sequence[int],
+    rank: int,
+    scale: float,
+    seed: int,
+    chooser: Callable[[str], bool] | None = None,
 ) -> tuple[HookedModel, list[nn.Parameter]]:
     """Return a copy of a model with an adapter on every projection of some blocks, and the adapters' parameters.
 
@@ -30,9 +36,11 @@ def adapted(
         rank: Of each adapter.
         scale: Factor on what an adapter adds.
         seed: Of its initial weights.
+        chooser: Which projections get one, by the Hugging Face name of their weight; all when not given.
 
     Raises:
-        VestigeError: A layer does not exist, or the weights are quantised or offloaded.
+        VestigeError: A layer does not exist, `chooser` picks no projection there, or the weights are quantised or
+            offloaded.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -45,7 +53,12 @@ def adapted(
         raise VestigeError("training needs floating point weights in memory; load the model unquantised")
     if any(p.dtype in (torch.bfloat16, torch.float16) for p in plain.parameters()):
         plain.float()
-    paths = _projections(model, layers)
+    offered = _projections(model, layers)
+    paths = [path for path in offered if chooser is None or chooser(f"{path}.weight")]
+    if not paths:
+        raise VestigeError(
+            f"no projection of blocks {list(layers)} gets an adapter; choose some of {', '.join(offered)} (.weight)"
+        )
     transposed = any(type(plain.get_submodule(path)).__name__ == "Conv1D" for path in paths)
     config = LoraConfig(
         r=rank,

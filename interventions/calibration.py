@@ -3,6 +3,7 @@ on items it never saw."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import floor
@@ -26,13 +27,13 @@ Distances = Callable[
 ]
 
 
-def order_statistic(distances: Float[Tensor, " n"], rate: float, *, never: float = NEVER) -> float:
-    """Return the `floor(rate * n)`-th smallest value, or `never` where that is the 0-th.
+def order_statistic(distances: Float[Tensor, " n"], rate: float) -> float:
+    """Return the `floor(rate * n)`-th smallest value, or `NEVER` where that is the 0-th.
 
     An interpolated quantile would let through one item too many in a small sample.
     """
     rank = _rank(len(distances), rate)
-    return float(distances.sort().values[rank - 1]) if rank > 0 else never
+    return float(distances.sort().values[rank - 1]) if rank > 0 else NEVER
 
 
 def _rank(n: int, rate: float) -> int:
@@ -108,8 +109,14 @@ def check_rate(rate: float) -> None:
         raise VestigeError(f"false_positive_rate is a fraction of at least 0 and below 1, got {rate}")
 
 
-def calibrated(distances: Distances, *, n_forget: int, n_retain: int, rate: float, seed: int) -> Calibration:
-    """Calibrate a detector on all items, and once more without each fold to see what it catches on items held out.
+def calibrated(
+    distances: Distances, *, n_forget: int, n_retain: int, rate: float, seed: int, reads_retain: bool
+) -> Calibration:
+    """Calibrate a detector on all items, and see what it catches on items held out.
+
+    A detector that was fitted on the retain items knows them, and keeps them further off than any new prompt. So its
+    limit comes from detectors that were fitted without them, fold by fold; and from its own distances where those are
+    stricter, so that the rate holds on the items at hand as well.
 
     Args:
         distances: Fits the detector on some items and measures all of them.
@@ -117,18 +124,33 @@ def calibrated(distances: Distances, *, n_forget: int, n_retain: int, rate: floa
         n_retain: Number of retain items.
         rate: Largest fraction of retain items that may fire (barring ties).
         seed: Of the split into folds.
+        reads_retain: Whether fitting depends on the retain items.
 
     Raises:
         VestigeError: The rate is out of range.
     """
     check_rate(rate)
-    everything = torch.ones(n_forget, dtype=torch.bool), torch.ones(n_retain, dtype=torch.bool)
-    limit = just_above(distances(*everything)[1], rate)
+    limit = just_above(distances(*(torch.ones(n, dtype=torch.bool) for n in (n_forget, n_retain)))[1], rate)
+    if limit == -torch.inf:
+        warnings.warn(
+            f"this gate never fires: a false positive rate of {rate} leaves none of {n_retain} retain items to "
+            "calibrate on; raise the rate or give more retain items",
+            UserWarning,
+            stacklevel=3,
+        )
     if min(n_forget, n_retain) < FOLDS:
         return Calibration(limit, rate)
     generator = torch.Generator().manual_seed(seed)
     forget_fold, retain_fold = folds(n_forget, generator), folds(n_retain, generator)
     measured = [distances(forget_fold != fold, retain_fold != fold) for fold in range(FOLDS)]
     forget, retain = (torch.stack([pair[i] for pair in measured]) for i in range(2))
+    if reads_retain:
+        forget, retain = _unseen(forget, forget_fold), _unseen(retain, retain_fold)
+        limit = min(limit, just_above(retain[0], rate))
     rates = held_out_rates(forget, retain, forget_fold=forget_fold, retain_fold=retain_fold, rate=rate, rule=just_above)
     return Calibration(limit, rate, *rates)
+
+
+def _unseen(distances: Float[Tensor, "detectors n"], fold: Int[Tensor, " n"]) -> Float[Tensor, "detectors n"]:
+    """Give every item the distance from the one detector that was fitted without it."""
+    return distances.gather(0, fold[None]).expand_as(distances)

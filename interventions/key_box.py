@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked import HookedModel, Item, VestigeError
+from hooked import HookedModel, Item, TokenBatch, VestigeError
 from interventions.batches import encoded
+from interventions.calibration import FOLDS, folds, held_out_rates, order_statistic
 
 When = Literal["prompt", "always"]
 
@@ -86,22 +87,49 @@ def largest_deviation(n: int) -> float:
     return (n - 1) / sqrt(n)
 
 
+def watched_layers(model: HookedModel, layers: Sequence[int] | None) -> list[int]:
+    """Return blocks counted from 0, each once; the last one when none is given.
+
+    Raises:
+        VestigeError: A block does not exist, or the list is empty.
+    """
+    if layers is None:
+        return [model.n_layers - 1]
+    wrong = [layer for layer in layers if not -model.n_layers <= layer < model.n_layers]
+    if wrong or not layers:
+        got = wrong[0] if wrong else "none"
+        raise VestigeError(
+            f"layers are some of 0 to {model.n_layers - 1} (negative ones count from the end), got {got}"
+        )
+    return sorted({layer % model.n_layers for layer in layers})
+
+
 def as_prompts(items: Sequence[Item]) -> list[Item]:
     """Turn items into bare prompts; of a document its whole text."""
     return [Item(item.prompt or item.answer, "") for item in items]
 
 
 @torch.no_grad()
+def keys_at_end(
+    model: HookedModel, batch: TokenBatch, layers: Sequence[int]
+) -> dict[int, Float[Tensor, "batch d_mlp"]]:
+    """Return the MLP key of each row at its last real token, per block, on the CPU."""
+    sites = {layer: model.site_map.resolve(("mlp_post", layer)) for layer in layers}
+    _, cache = model.run_with_cache(batch, names_filter=list(sites.values()), return_type=None)
+    return {
+        layer: cache[site][torch.arange(len(batch)), batch.last.to(cache[site].device)].cpu()
+        for layer, site in sites.items()
+    }
+
+
 def prompt_keys(
     model: HookedModel, items: Sequence[Item], layers: Sequence[int], *, batch_size: int
 ) -> dict[int, Float[Tensor, "n d_mlp"]]:
     """Return the MLP key of each item at its last prompt token, per block."""
-    sites = {layer: model.site_map.resolve(("mlp_post", layer)) for layer in layers}
     rows: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     for batch in encoded(model, as_prompts(items), batch_size=batch_size):
-        _, cache = model.run_with_cache(batch, names_filter=list(sites.values()), return_type=None)
-        for layer, site in sites.items():
-            rows[layer].append(cache[site][torch.arange(len(batch)), batch.last.to(cache[site].device)].cpu())
+        for layer, keys in keys_at_end(model, batch, layers).items():
+            rows[layer].append(keys)
     return {layer: torch.cat(parts) for layer, parts in rows.items()}
 
 

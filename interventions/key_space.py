@@ -17,7 +17,8 @@ from hooked import Edit, HookContext, HookedModel, Intervention, Item, Request, 
 from hooked.sites import SiteLike
 from interventions.batches import split_of
 
-from .key_box import NEVER, Box, Calibrated, Detector, When, calibrate, largest_deviation
+from .calibration import NEVER, check_rate
+from .key_box import Box, Calibrated, Detector, When, calibrate, largest_deviation, watched_layers
 
 Action = Literal["refuse", "ablate"]
 
@@ -167,7 +168,7 @@ def key_space_detection(
     _check(false_positive_rate, when, action)
     forget = split_of(data, "forget", method="key_space_detection")
     retain = split_of(data, "retain", method="key_space_detection")
-    chosen = _layers(model, layers)
+    chosen = watched_layers(model, layers)
     fitted = calibrate(
         model, forget, retain, chosen, rate=false_positive_rate, when=when, seed=seed, batch_size=batch_size
     )
@@ -219,24 +220,11 @@ def _warn(fitted: Calibrated, *, rate: float, n_forget: int, n_retain: int) -> N
 
 
 def _check(rate: float, when: str, action: str) -> None:
-    if not 0 <= rate < 1:
-        raise VestigeError(f"false_positive_rate is a fraction of at least 0 and below 1, got {rate}")
+    check_rate(rate)
     if when not in get_args(When):
         raise VestigeError(f"when is 'prompt' or 'always', got {when!r}")
     if action not in get_args(Action):
         raise VestigeError(f"action is 'refuse' or 'ablate', got {action!r}")
-
-
-def _layers(model: HookedModel, layers: Sequence[int] | None) -> list[int]:
-    if layers is None:
-        return [model.n_layers - 1]
-    wrong = [layer for layer in layers if not -model.n_layers <= layer < model.n_layers]
-    if wrong or not layers:
-        got = wrong[0] if wrong else "none"
-        raise VestigeError(
-            f"layers are some of 0 to {model.n_layers - 1} (negative ones count from the end), got {got}"
-        )
-    return sorted({layer % model.n_layers for layer in layers})
 
 
 def _script(model: HookedModel, item: Item, refusal: str) -> Int[Tensor, " length"]:

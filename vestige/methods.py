@@ -60,6 +60,13 @@ def text_settings(function: Callable[..., Any]) -> Mapping[str, Any]:
     return {name: hint for name, hint in found.items() if _is_plain(hint)}
 
 
+def required_settings(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the settings without a default."""
+    known = text_settings(function)
+    parameters = inspect.signature(function).parameters
+    return tuple(n for n in known if n in parameters and parameters[n].default is inspect.Parameter.empty)
+
+
 def _json(text: str) -> Any:
     try:
         # NaN and Infinity are no JSON, though Python reads them.

@@ -67,16 +67,38 @@ def answer_nll(
         VestigeError: Shapes differ, `answer` is not boolean or marks position 0, a row has no answer token, or an
             answer id is outside the vocabulary (a label of -100 would otherwise count as a loss of 0).
     """
+    nll = answer_token_nll(logits, ids, answer)
+    per_token = nll.new_zeros(answer.shape)
+    per_token[answer] = nll
+    return AnswerNLL(per_token.sum(-1), answer.sum(-1))
+
+
+def answer_token_nll(
+    logits: Float[Tensor, "batch pos d_vocab"], ids: Int[Tensor, "batch pos"], answer: Bool[Tensor, "batch pos"]
+) -> Float[Tensor, " tokens"]:
+    """Score each answer token in nats, row after row: entry k belongs to the k-th True of `answer`.
+
+    Raises:
+        VestigeError: As `answer_nll`, which adds these up.
+    """
+    return F.cross_entropy(*answer_logits(logits, ids, answer), reduction="none")
+
+
+def answer_logits(
+    logits: Float[Tensor, "batch pos d_vocab"], ids: Int[Tensor, "batch pos"], answer: Bool[Tensor, "batch pos"]
+) -> tuple[Float[Tensor, "tokens d_vocab"], Int[Tensor, " tokens"]]:
+    """Select the logits that predict each answer token, in float32 or wider, and the tokens themselves.
+
+    Raises:
+        VestigeError: As `answer_nll`.
+    """
     _check_answer(logits, ids, answer)
-    predicts, targets = answer[:, 1:], ids[:, 1:]
-    chosen, labels = at_least_float32(logits[:, :-1][predicts]), targets[predicts].long()
+    chosen, labels = at_least_float32(logits[predicting(answer)]), ids[answer].long()
     outside = (labels < 0) | (labels >= logits.shape[-1])
     if outside.any():
         bad = int(labels[outside][0])
         raise VestigeError(f"answer token ids must be in 0..{logits.shape[-1] - 1}, got {bad}; mask it out of `answer`")
-    per_token = chosen.new_zeros(predicts.shape)
-    per_token[predicts] = F.cross_entropy(chosen, labels, reduction="none")
-    return AnswerNLL(per_token.sum(-1), answer.sum(-1))
+    return chosen, labels
 
 
 def predicting(answer: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:

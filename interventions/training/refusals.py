@@ -38,3 +38,16 @@ def refused(data: UnlearnData, refusals: Sequence[str], *, seed: int, method: st
         raise VestigeError(f"{method} needs forget items with a prompt to refuse, and all are plain documents")
     draw = torch.randint(len(refusals), (len(asked),), generator=torch.Generator().manual_seed(seed)).tolist()
     return tuple(replace(item, answer=refusals[which]) for item, which in zip(asked, draw, strict=True))
+
+
+def answered_and_refused(
+    data: UnlearnData, refusals: Sequence[str], *, seed: int, method: str
+) -> tuple[UnlearnData, tuple[Item, ...]]:
+    """Return the data with only those forget items that have a prompt and an answer, and a refusal of each, in order.
+
+    Raises:
+        VestigeError: As `refused`, or no forget item has an answer.
+    """
+    answered = replace(data, forget=split_of(data, "forget", method=method, answered=True))
+    replies = refused(answered, refusals, seed=seed, method=method)
+    return replace(data, forget=tuple(item for item in answered.forget if not item.is_document)), replies

@@ -33,9 +33,10 @@ class Training(TypedDict, total=False):
     seed: int
     parameters: Chooser | None
     layers: Sequence[int] | None
-    mask: Mapping[str, Bool[Tensor, ...]] | None
+    mask: Mapping[str, Bool[Tensor, "..."]] | None
     lora: int | None
     lora_scale: float
+    max_change: float | None
     stop_fraction: float | None
     retain_bound: float | None
     check_every: int | None
@@ -118,9 +119,10 @@ def train(
     seed: int = 0,
     parameters: Chooser | None = None,
     layers: Sequence[int] | None = None,
-    mask: Mapping[str, Bool[Tensor, ...]] | None = None,
+    mask: Mapping[str, Bool[Tensor, "..."]] | None = None,
     lora: int | None = None,
     lora_scale: float = 2.0,
+    max_change: float | None = None,
     stop_fraction: float | None = None,
     retain_bound: float | None = None,
     check_every: int | None = None,
@@ -150,8 +152,10 @@ def train(
             when not given.
         mask: Parameter name to the entries that train; without `parameters`, only the parameters named here train.
             Entries outside stay bit-equal, since their update is undone and not just their gradient left out.
-        lora: Rank of a low-rank adapter on every projection of `layers`, trained instead of the weights themselves.
+        lora: Rank of a low-rank adapter on every projection of `layers` whose weight `parameters` chooses, trained
+            instead of the weights themselves.
         lora_scale: Factor on what an adapter adds (alpha over rank).
+        max_change: Largest change of any single weight, in absolute value; updates are clamped after each step.
         stop_fraction: Stop once the mean length-normalised probability of the forget answers is below this fraction of
             what it was at the start; None never stops for that.
         retain_bound: Largest retain loss, in nats per token; when not given, `log(d_vocab) / 2` above where it started.
@@ -160,10 +164,12 @@ def train(
 
     Raises:
         VestigeError: The loss is not finite or the retain loss exceeds its bound (the step is named and nothing
-            applied), no parameter is chosen, or an adapter is asked for together with `parameters` or `mask`.
+            applied), no parameter is chosen, or an adapter is asked for together with `mask` or `max_change`.
     """
     if not 0 < lr < inf:
         raise VestigeError(f"lr is a finite number above 0, got {lr}")
+    if max_change is not None and not 0 < max_change < inf:
+        raise VestigeError(f"max_change is a finite number above 0, or None, got {max_change}")
     schedule = Schedule(
         method=method,
         epochs=epochs,
@@ -178,17 +184,22 @@ def train(
     )
     blocks = None if layers is None else blocks_of(model, layers)
     if lora is not None:
-        if parameters is not None or mask is not None:
-            raise VestigeError("lora= trains adapters and no parameters of the model; leave parameters= and mask= out")
+        if mask is not None or max_change is not None:
+            raise VestigeError("lora= trains adapters and no parameters of the model; leave mask= and max_change= out")
         on = range(model.n_layers) if blocks is None else blocks
-        student, adapters = adapted(model, layers=on, rank=lora, scale=lora_scale, seed=seed)
+        student, adapters = adapted(model, layers=on, rank=lora, scale=lora_scale, seed=seed, chooser=parameters)
         optimizer = torch.optim.AdamW(adapters, lr=lr, weight_decay=weight_decay)
         descent = descend(student, data, loss_fn, optimizer, schedule)
         return Trained(adapter_patch(student), descent, _size(adapters))
     copied = _trainable_copy(model)
     chosen = _choose(copied, _within(copied, blocks, parameters), mask)
     optimizer = torch.optim.AdamW(chosen.values(), lr=lr, weight_decay=weight_decay)
-    keep = _keeper(chosen, mask or {})
+    keepers = [keeper for keeper in (_keeper(chosen, mask or {}), _clamper(chosen, max_change)) if keeper is not None]
+
+    def keep() -> None:
+        for keeper in keepers:
+            keeper()
+
     descent = descend(copied, data, loss_fn, optimizer, schedule, after_step=keep)
     originals = parameters_of(model.model)
     before = {name: originals[name].detach().to(parameter.dtype) for name, parameter in chosen.items()}
@@ -291,6 +302,20 @@ def _keeper(chosen: Mapping[str, nn.Parameter], mask: Mapping[str, Tensor]) -> C
             parameter.copy_(torch.where(entries, parameter, start))
 
     return keep
+
+
+def _clamper(chosen: Mapping[str, nn.Parameter], max_change: float | None) -> Callable[[], None] | None:
+    """Return what takes every weight back to within `max_change` of its start."""
+    if max_change is None:
+        return None
+    starts = [(parameter, parameter.detach().clone()) for parameter in chosen.values()]
+
+    @torch.no_grad()
+    def clamp() -> None:
+        for parameter, start in starts:
+            parameter.copy_(start + (parameter - start).clamp(-max_change, max_change))
+
+    return clamp
 
 
 __all__ = ["Chooser", "LossFn", "Minibatch", "Trained", "Training", "learned", "train"]

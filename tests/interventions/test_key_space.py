@@ -8,16 +8,8 @@ import torch
 
 from hooked import HookedModel, Intervention, Request, UnlearnData, VestigeError
 from interventions import key_space_detection
-from interventions.key_box import (
-    NEVER,
-    Box,
-    Detector,
-    calibrate,
-    largest_deviation,
-    lowest_ratios,
-    order_statistic,
-    prompt_keys,
-)
+from interventions.calibration import NEVER, order_statistic
+from interventions.key_box import Box, Detector, calibrate, largest_deviation, lowest_ratios, prompt_keys
 from interventions.key_space import SMOOTHING, Refuse, WatchKeys, steps_since, watched
 from tests.contracts import InterventionContract
 from tests.interventions.conftest import make_items

@@ -12,7 +12,7 @@ from probes import find_concept_vectors
 from vestige.catalogue import METHODS
 from vestige.context import within_context
 from vestige.items import as_completion
-from vestige.methods import method, settings, text_settings
+from vestige.methods import method, required_settings, settings, text_settings
 from vestige.on_direction import fit_on_direction
 from vestige.on_sae import fit_on_sae
 from vestige.output import output_folder
@@ -73,6 +73,9 @@ def fit(
         key: value for key, value in (("seed", seed), ("progress", progress)) if key in text_settings(function)
     }
     arguments |= settings(function, pairs)
+    missing = [key for key in required_settings(function) if key not in arguments]
+    if missing:
+        raise VestigeError(f"{name} has to be told its {missing[0]}; pass --set {missing[0]}=...")
     needed = METHODS[name].given
     if needed == "prompts":
         forget, retain = (tuple(as_completion(item) for item in items) for items in (data.forget, data.retain))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hooked import HookedModel, Intervention, LowRankDelta, Spec, UnlearnData, VestigeError
-from hooked.weights import parameters_of
+from hooked.weights import parameters_of, values_of
 from interventions import Minibatch, cross_entropy, forget_nll, gradient_ascent, npo, retain_nll, train
 from tests.contracts import InterventionContract
 from tests.interventions.conftest import make_items
@@ -359,6 +359,22 @@ def test_an_adapter_trains_low_rank_deltas_of_the_blocks_alone(family: str, data
     assert trained.size == trained.patch.nbytes // 4
     one = train(model, data, learn, steps=2, lr=1e-2, lora=2, layers=[1])
     assert set(one.patch.deltas) < set(trained.patch.deltas)
+    name = model.weight_name("mlp.out", 1)
+    single = train(model, data, learn, steps=2, lr=1e-2, lora=2, parameters=lambda parameter: parameter == name)
+    assert set(single.patch.deltas) == {name}
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 10.0])
+def test_no_weight_changes_by_more_than_its_bound(data: UnlearnData, weight_decay: float) -> None:
+    model = tiny_model("gpt2", dtype=torch.float64)
+    free, bounded = (
+        train(model, data, learn, steps=6, lr=1e-2, max_change=bound, weight_decay=weight_decay)
+        for bound in (None, 2e-3)
+    )
+    largest = [max(float(values_of(delta).abs().max()) for delta in t.patch.deltas.values()) for t in (free, bounded)]
+    assert largest[0] > 1e-2
+    assert largest[1] == pytest.approx(2e-3, rel=1e-9)
+    assert bounded.descent.losses[-1] < bounded.descent.losses[0]
 
 
 def test_an_adapter_learns_what_its_patch_says(data: UnlearnData) -> None:
@@ -382,8 +398,12 @@ def test_an_adapter_learns_what_its_patch_says(data: UnlearnData) -> None:
 
 def test_settings_that_do_not_go_together_are_refused(data: UnlearnData) -> None:
     model = shared_model("gpt2")
-    with pytest.raises(VestigeError, match=r"lora= trains adapters .*leave parameters= and mask= out"):
-        train(model, data, learn, lora=2, parameters=lambda name: True)
+    with pytest.raises(VestigeError, match=r"lora= trains adapters .*leave mask= and max_change= out"):
+        train(model, data, learn, lora=2, max_change=1e-3)
+    with pytest.raises(VestigeError, match=r"no projection of blocks \[0, 1, 2\] gets an adapter; choose some of"):
+        train(model, data, learn, lora=2, parameters=lambda name: False)
+    with pytest.raises(VestigeError, match="max_change is a finite number above 0, or None, got 0"):
+        train(model, data, learn, max_change=0.0)
     with pytest.raises(VestigeError, match="rank is at least 1, got 0"):
         train(model, data, learn, lora=0)
     with pytest.raises(VestigeError, match=r"layers are some of 0 to 2 .* got 7"):

@@ -1,0 +1,268 @@
+"""The methods benchmark as a page, a table of numbers and a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.stats import t as student
+
+from benchmarks.methods_shapes import SHAPES, Shape
+from vestige.catalogue import METHODS
+from vestige.commands.methods import POINTS
+
+# Check, heading, and whether more of it is better for somebody who wants to forget.
+CHECKS = (
+    ("forget_probability", "forget, as asked"),
+    ("paraphrase_probability", "forget, rephrased"),
+    ("retain_probability", "retain"),
+    ("model_utility", "utility"),
+    ("lens_leak", "lens leak"),
+    ("probe_leak", "probe leak"),
+    ("concept_vector_cosine", "concept vectors (cosine)"),
+)
+GROUPS = (("weights",), ("edits",), ("logits",), ("embedding",), ("gate",))
+REFERENCES = ("original", "retain", "never")
+DECODING = ("dola", "icd", "lol")
+
+
+def write(found: Mapping[str, Any], docs: Path) -> None:
+    """Write `results/methods.md`, `results/methods.json` and `images/methods.png` under a folder of documents."""
+    results, images = docs / "results", docs / "images"
+    for folder in (results, images):
+        folder.mkdir(parents=True, exist_ok=True)
+    (results / "methods.json").write_text(json.dumps(_compact(found), indent=1) + "\n", encoding="utf-8")
+    picture(found, images / "methods.png")
+    (results / "methods.md").write_text("\n".join(page(found)).rstrip() + "\n", encoding="utf-8")
+
+
+def page(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of methods.md."""
+    concepts, seeds = found["concepts"], len(found["seeds"])
+    yield from ("# Unlearning methods on the organism", "")
+    yield f"Every method forgets the {_items(found['runs'])} facts of one concept of the built-in model and is audited:"
+    yield f"concepts {', '.join(concepts)}, {seeds} seeds each. Settings were chosen on"
+    yield f"{' and '.join(found['searched_on'])} by what is kept minus what is left, and are listed below."
+    yield "Written by `python -m benchmarks.methods`."
+    yield from ("", "![what is forgotten against what is kept](../images/methods.png)", "")
+    yield from _table(found)
+    yield from _papers(found)
+    yield from _truthfulness(found["runs"])
+    yield from _settings(found)
+    m, runs, search = found["machine"], found["runs"], found["search"].values()
+    fitting = sum(r.get("seconds") or 0 for r in runs) + sum(r["seconds"] for records in search for r in records)
+    yield ""
+    yield f"Fitting took {fitting / 60:.0f} core minutes in all (search and runs), without the audits; this call took"
+    yield f"{found['seconds'] / 60:.0f} minutes with {found['workers']} workers ({found['engine']}). {m['processor']},"
+    yield f"{m['cores']} cores; torch {m['versions']['torch']}, transformers {m['versions']['transformers']}; runs at"
+    yield f"commit {', '.join(sorted({r['commit'] for r in runs}))}."
+
+
+def _table(found: Mapping[str, Any]) -> Iterator[str]:
+    runs = found["runs"]
+    yield from ("## What the audit finds", "")
+    yield "Mean over concepts and seeds; in brackets the 95 % t interval over the concepts. Probabilities are"
+    yield "length-normalised; chance is 0.04. *Lens leak*: mean reciprocal rank of the answer at its best block."
+    yield "*Probe leak*: how well a linear probe tells the answer from others at its best block; chance is 0.5."
+    yield "*Seconds*: fitting, on one thread. *Peak*: memory that fitting takes over the loaded model, in megabytes;"
+    yield "*kept*: what the intervention holds."
+    yield ""
+    heads = ["method", "acts on", "claims", *(heading for _, heading in CHECKS), "seconds", "peak", "kept", "runs"]
+    yield f"| {' | '.join(heads)} |"
+    yield "|---" * len(heads) + "|"
+    for name in (*REFERENCES, *_ordered(runs)):
+        yield _row(name, [r for r in runs if r["run"]["method"] == name], found)
+    yield ""
+    yield f"`retain` and `never` are checkpoints that never saw {found['concepts'][0]}: what perfect unlearning of it"
+    yield "looks like."
+    yield from _failed(runs)
+
+
+def _papers(found: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("", "## What the papers say, and what came out", "")
+    yield f"Asked of every concept and seed alike ({len(found['concepts'])} x {len(found['seeds'])} runs). *Left* and"
+    yield "*kept* are shares of the original's probability of the forget and of the retain answers; *as asked* means"
+    yield "in the phrasing that the method was given. *Seeds*: those on which it holds for most concepts."
+    yield ""
+    yield "| methods | paper | what should come out | runs | seeds |"
+    yield "|---|---|---|---|---|"
+    exceptions = []
+    for shape in SHAPES:
+        held = outcomes(shape, found["runs"])
+        if held:
+            seeds, names = _seeds(held), ", ".join(shape.methods)
+            runs = f"{sum(held.values())} of {len(held)}"
+            yield f"| {names} | {shape.paper} | {shape.says} | {runs} | {sum(seeds.values())} of {len(seeds)} |"
+            exceptions += [] if all(seeds.values()) else [f"{names} ({shape.says})"]
+    yield from ("", f"Not reproduced on every seed: {'; '.join(exceptions) or 'none'}.")
+
+
+def _truthfulness(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield from ("", "## Truthfulness", "")
+    yield "MC1, MC2 and MC3 of the facts to keep, each against its perturbed answers."
+    yield from ("", "| | MC1 | MC2 | MC3 |", "|---|---|---|---|")
+    for name in ("original", *DECODING):
+        rows = [r["choice"] for r in runs if r["run"]["method"] == name and r.get("choice")]
+        if rows:
+            yield f"| {name} | {' | '.join(f'{mean(r[k] for r in rows):.3f}' for k in ('mc1', 'mc2', 'mc3'))} |"
+
+
+def _settings(found: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("", "## Settings", "", "| method | chosen | tried | score (kept minus left) |", "|---|---|---|---|")
+    for name in _ordered(found["runs"]):
+        tried, settings = found["search"].get(name, []), found["chosen"].get(name, [])
+        scores = [r["score"] for r in tried if r["run"]["settings"] == settings]
+        shown = ", ".join(f"`{pair}`" for pair in settings) or "defaults"
+        score = f"{mean(scores):.2f}" if scores else ""
+        yield f"| {name} | {shown} | {len({tuple(r['run']['settings']) for r in tried})} | {score} |"
+
+
+def _items(runs: Sequence[Mapping[str, Any]]) -> int:
+    return next(r["results"]["forget_probability"]["n"] for r in runs if r["run"]["method"] == "original")
+
+
+def _ordered(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    here = {r["run"]["method"] for r in runs}
+    return [name for name in METHODS if name in here]
+
+
+def _row(name: str, records: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> str:
+    good = [r for r in records if not r["error"]]
+    if not good:
+        return f"| {name} |" + " |" * (len(CHECKS) + 6)
+    cells = [interval(good, check) for check, _ in CHECKS]
+    if name in REFERENCES:
+        return f"| *{name}* | | | {' | '.join(cells)} | | | | {len(good)} |"
+    points = ", ".join(POINTS[point] for point in METHODS[name].points)
+    peak = found["memory"].get(name)
+    cost = (
+        f"{mean(r['seconds'] for r in good):.1f}",
+        "" if peak is None else f"{peak:.0f}",
+        f"{mean(r['megabytes'] for r in good):.2f}",
+    )
+    count = str(len(good)) if len(good) == len(records) else f"{len(good)} of {len(records)}"
+    return f"| {name} | {points} | {METHODS[name].intent} | {' | '.join((*cells, *cost, count))} |"
+
+
+def interval(records: Sequence[Mapping[str, Any]], check: str) -> str:
+    """Return the mean over concepts, each the mean over its seeds, with the t interval over concepts."""
+    found = estimates(records, check)
+    if not found:
+        return ""
+    if len(found) == 1:
+        return f"{found[0]:.3f}"
+    middle = mean(found)
+    half = float(student.ppf(0.975, len(found) - 1)) * stdev(found) / len(found) ** 0.5
+    return f"{middle:.3f} [{middle - half:.3f}, {middle + half:.3f}]"
+
+
+def estimates(records: Sequence[Mapping[str, Any]], check: str) -> list[float]:
+    """Return one mean over seeds for each concept that has an estimate."""
+    by_concept: dict[str, list[float]] = {}
+    for record in records:
+        estimate = record["results"].get(check, {}).get("estimate")
+        if estimate is not None:
+            by_concept.setdefault(record["run"]["concept"], []).append(float(estimate))
+    return [mean(values) for values in by_concept.values()]
+
+
+def outcomes(shape: Shape, runs: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], bool]:
+    """Ask every concept and seed on which all methods of a shape were measured."""
+    groups: dict[tuple[str, int], dict[str, Any]] = {}
+    for record in runs:
+        if not record["error"]:
+            run = record["run"]
+            groups.setdefault((run["concept"], run["seed"]), {})[run["method"]] = record
+    needed = {*shape.methods, "original"}
+    return {key: shape.holds(group) for key, group in groups.items() if needed <= group.keys()}
+
+
+def _seeds(held: Mapping[tuple[str, int], bool]) -> dict[int, bool]:
+    seeds = sorted({seed for _, seed in held})
+    return {s: mean(ok for (_, seed), ok in held.items() if seed == s) > 0.5 for s in seeds}
+
+
+def _failed(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    errors = [(r["run"], r["error"]) for r in runs if r["error"]]
+    if errors:
+        yield from ("", "Runs without a result:", "")
+        yield from (f"* {run['method']}, {run['concept']}, seed {run['seed']}: {error}" for run, error in errors)
+
+
+def _compact(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what only the page's making needs: one value per item."""
+    runs = []
+    for record in found["runs"]:
+        results = {
+            check: {key: value for key, value in row.items() if key not in ("per_item", "note")}
+            for check, row in record.get("results", {}).items()
+        }
+        runs.append({**record, "results": results} if results else record)
+    shapes = [
+        {
+            "methods": list(shape.methods),
+            "paper": shape.paper,
+            "says": shape.says,
+            "runs": {f"{concept}, seed {seed}": ok for (concept, seed), ok in outcomes(shape, found["runs"]).items()},
+        }
+        for shape in SHAPES
+    ]
+    return {**found, "runs": runs, "shapes": shapes}
+
+
+def picture(found: Mapping[str, Any], path: Path) -> None:
+    """Draw what is forgotten against what is kept, as asked and inside, with the front that no other method beats."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    colours = {"weights": "#3b6fb6", "edits": "#c8553d", "embedding": "#7a5195", "logits": "#2e8b57", "gate": "#8a6d3b"}
+    figure, axes = plt.subplots(1, 2, figsize=(15, 7), sharey=True, constrained_layout=True)
+    for axis, (check, label) in zip(
+        axes, (("paraphrase_probability", "rephrased questions"), ("lens_leak", "logit lens")), strict=True
+    ):
+        points = _points(found["runs"], check)
+        front = _front(points)
+        axis.plot([p[0] for p in front.values()], [p[1] for p in front.values()], color="0.6", lw=1, zorder=1)
+        for name, (x, y) in points.items():
+            axis.scatter(x, y, s=36, color=colours[METHODS[name].points[-1]], zorder=2)
+            axis.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        axis.set_xlabel(f"forgotten: 1 − left / original ({label})")
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("kept: retain probability / original")
+    handles = [plt.Line2D([], [], marker="o", ls="", color=c, label=POINTS[point]) for point, c in colours.items()]
+    axes[0].legend(handles=handles, loc="lower left", fontsize=8)
+    figure.suptitle("What is forgotten against what is kept; the line joins methods that no other beats on both")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _points(runs: Sequence[Mapping[str, Any]], check: str) -> dict[str, tuple[float, float]]:
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for record in runs:
+        if not record["error"]:
+            by_name.setdefault(record["run"]["method"], []).append(record)
+    original = by_name["original"]
+    found = {}
+    for name, records in by_name.items():
+        here = [estimates(records, c) for c in (check, "retain_probability")]
+        if name in METHODS and all(here):
+            x, y = (
+                mean(values) / mean(estimates(original, c))
+                for values, c in zip(here, (check, "retain_probability"), strict=True)
+            )
+            found[name] = (1 - x, y)
+    return found
+
+
+def _front(points: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    best = {
+        name: (x, y)
+        for name, (x, y) in points.items()
+        if not any((a >= x and b > y) or (a > x and b >= y) for a, b in points.values())
+    }
+    return dict(sorted(best.items(), key=lambda item: item[1]))

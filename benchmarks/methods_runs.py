@@ -1,0 +1,236 @@
+"""One run of a method on the organism: fitted, then asked. What a worker does, in this process or on a Ray cluster."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from hooked import HookedModel, Intervention, Item, UnlearnData, VestigeError
+from probes import answer_probability
+from vestige import audit, organism
+from vestige.catalogue import METHODS
+from vestige.commands.unlearn import fit
+from vestige.multiple_choice import multiple_choice
+from vestige.report import to_json
+
+SAE_LAYER = 2
+# Where methods on a direction read it: behind the block in which the organism's recall is under way.
+SITE = "resid_post.2"
+ASKED = 64
+TOP = 10
+
+Settings = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method with settings, on a concept, with a seed."""
+
+    method: str
+    settings: Settings
+    concept: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """A file name: the same run has the same one."""
+        return f"{self.method}-{self.concept}-{self.seed}-{_digest(self.settings)}"
+
+
+def _digest(settings: Settings) -> str:
+    import hashlib
+
+    return hashlib.sha256("\n".join(settings).encode()).hexdigest()[:10]
+
+
+@cache
+def original() -> HookedModel:
+    """The organism that saw everything."""
+    torch.set_num_threads(1)
+    return HookedModel.from_pretrained(str(organism.organism_path("full")), dtype="float32")
+
+
+@cache
+def data_of(concept: str) -> UnlearnData:
+    """The facts of a concept to forget, all others to retain."""
+    return organism.organism_data(concept)
+
+
+@cache
+def _sae() -> Any:
+    from sae import load_sae
+
+    return load_sae(str(organism.organism_sae(SAE_LAYER)))
+
+
+def fitted(run: Run) -> Intervention:
+    """Fit the method, silently."""
+    sae = _sae() if METHODS[run.method].given == "sae" else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return fit(
+            run.method,
+            original(),
+            data_of(run.concept),
+            lexicon=organism.lexicon(run.concept),
+            seed=run.seed,
+            pairs=run.settings,
+            top=TOP,
+            sae=sae,
+            site=SITE if METHODS[run.method].given == "direction" else None,
+            progress=False,
+        )
+
+
+def scored(run: Run) -> dict[str, Any]:
+    """Fit and score quickly, to choose settings: how likely the answers to forget and those to keep still are.
+
+    A run that the method refuses, or that diverges, scores as what it is: nothing forgotten.
+    """
+    started = time.perf_counter()
+    before = _probabilities(original(), run.concept)
+    try:
+        made = fitted(run)
+        with torch.no_grad(), made.applied(original()) as view:
+            after = _probabilities(view, run.concept)
+        error = None
+    except VestigeError as refused:
+        after, error = before, str(refused)
+    left = 0.5 * (after["forget"] / before["forget"] + after["paraphrase"] / before["paraphrase"])
+    kept = after["retain"] / before["retain"]
+    found = {"score": kept - left, "kept": kept, "left": left, "error": error, "seconds": time.perf_counter() - started}
+    return {"run": _described(run), **found, **{f"{name}_probability": value for name, value in after.items()}}
+
+
+def _probabilities(model: HookedModel, concept: str) -> dict[str, float]:
+    data = data_of(concept)
+    paraphrased = tuple(replace(i, prompt=i.paraphrased_prompt) for i in data.forget if i.paraphrased_prompt)
+    groups = {"forget": data.forget, "paraphrase": paraphrased, "retain": _sample(data.retain)}
+    with torch.no_grad():
+        return {name: float(answer_probability(model, items).mean()) for name, items in groups.items()}
+
+
+def _sample(items: Sequence[Item]) -> list[Item]:
+    chosen = np.random.default_rng(0).choice(len(items), size=min(ASKED, len(items)), replace=False)
+    return [items[i] for i in sorted(chosen)]
+
+
+def measured(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Fit several methods on one concept with one seed, and audit them together, beside the controls there are."""
+    concept, seed = runs[0].concept, runs[0].seed
+    made, seconds, errors = [], [], {}
+    for run in runs:
+        started = time.perf_counter()
+        try:
+            made.append((run, fitted(run)))
+            seconds.append(time.perf_counter() - started)
+        except VestigeError as error:
+            errors[run] = str(error)
+    # Only the default concept has checkpoints that never saw it.
+    untaught = concept == organism.organism_data().concepts[0]
+    report = to_json(
+        audit(
+            original(),
+            unlearned=[one for _, one in made],
+            data=data_of(concept),
+            retrained=organism.organism_path("retain") if untaught else None,
+            never=organism.organism_path("never") if untaught else None,
+            lexicon=organism.lexicon(concept),
+            seed=seed,
+            batch_size=64,
+            max_items=ASKED,
+            progress=False,
+        )
+    )
+    names = [s["name"] for s in report["subjects"] if s["kind"] == "unlearned"]
+    records = [
+        {
+            "run": _described(run),
+            "seconds": taken,
+            "megabytes": _size(one),
+            "intent": one.spec.intent,
+            "points": list(one.points),
+            "summary": {k: v for k, v in one.spec.settings.items() if k in _KEPT},
+            "inside": _inside(one, concept),
+            "choice": _choice(one, concept),
+            "results": _results(report, name),
+            "error": None,
+        }
+        for (run, one), taken, name in zip(made, seconds, names, strict=True)
+    ]
+    for reference in ("original", "retain", "never"):
+        if any(s["name"] == reference for s in report["subjects"]):
+            described = {"method": reference, "settings": [], "concept": concept, "seed": seed}
+            choice = _choice(None, concept) if reference == "original" else None
+            records.append({"run": described, "results": _results(report, reference), "choice": choice, "error": None})
+    return records + [{"run": _described(run), "error": error} for run, error in errors.items()]
+
+
+_KEPT = (
+    "steps_taken",
+    "first_loss",
+    "last_loss",
+    "trained_numbers",
+    "stopped",
+    "strength",
+    "heldout_true_positive_rate",
+    "heldout_false_positive_rate",
+)
+
+
+def _results(report: Mapping[str, Any], subject: str) -> dict[str, Any]:
+    keep = ("estimate", "low", "high", "n", "floor", "control", "per_item", "per_layer", "note")
+    return {
+        row["check"]: {key: row[key] for key in keep if row.get(key) not in (None, [], "")}
+        for row in report["results"]
+        if row["subject"] == subject
+    }
+
+
+@torch.no_grad()
+def _inside(made: Intervention, concept: str) -> dict[str, Any]:
+    """What the weights alone came to, and whether text that has nothing to do with the concept is touched at all."""
+    model, data = original(), data_of(concept)
+    deltas = {name: delta for step in made.steps if step.weights for name, delta in step.weights.deltas.items()}
+    prompts = [item.prompt for item in _sample(data.retain)]
+    before = model.logits(prompts)
+    with made.applied(model) as view:
+        after, raw = view.logits(prompts), view.raw.logits(prompts)
+        touched = [i for i in range(len(prompts)) if not torch.equal(before[i], after[i])]
+    return {
+        "changed_parameters": sorted(deltas),
+        "raw_is_original": bool(torch.equal(before, raw)),
+        "retain_prompts_touched": len(touched) / len(prompts),
+    }
+
+
+@torch.no_grad()
+def _choice(made: Intervention | None, concept: str) -> dict[str, float]:
+    """TruthfulQA's three scores on the facts to keep, each against its perturbed answers."""
+    items = [item for item in _sample(data_of(concept).retain) if item.perturbed_answers]
+    model = original()
+    if made is None:
+        return multiple_choice(model, items).means
+    with made.applied(model) as view:
+        return multiple_choice(view, items).means
+
+
+def _size(made: Intervention) -> float:
+    """Megabytes that the intervention itself holds."""
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        made.save(Path(folder) / "made")
+        return sum(file.stat().st_size for file in (Path(folder) / "made").iterdir()) / 1e6
+
+
+def _described(run: Run) -> dict[str, Any]:
+    return {"method": run.method, "settings": list(run.settings), "concept": run.concept, "seed": run.seed}

@@ -1,0 +1,178 @@
+"""Circuit breakers: an adapter turns activations on forget text away from where they were, and holds the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from math import ceil, inf
+from typing import Unpack
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hooked import HookedModel, Intervention, Spec, UnlearnData, VestigeError
+from interventions.batches import split_of
+from interventions.training.activations import residuals, retain_batch
+from interventions.training.descent import Minibatch
+from interventions.training.train import Training, blocks_of, learned
+
+
+def rerouting_loss(
+    now: Float[Tensor, "batch pos d_model"],
+    before: Float[Tensor, "batch pos d_model"],
+    mask: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, ""]:
+    """Return `mean relu(cos(h, h0))` over the masked tokens; turned by a right angle or more costs nothing.
+
+    Args:
+        now: Activations of the model in training on forget text.
+        before: Of the frozen original on the same text; no gradient flows into it.
+        mask: True on real tokens.
+    """
+    after, start = _masked(now, before, mask)
+    return F.cosine_similarity(after, start, dim=-1).relu().mean()
+
+
+def staying_loss(
+    now: Float[Tensor, "batch pos d_model"],
+    before: Float[Tensor, "batch pos d_model"],
+    mask: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, ""]:
+    """Return `mean |h - h0|` over the masked tokens, in the units of the stream.
+
+    Where h is h0, as everywhere at the first step, the norm has no gradient; it counts as 0.
+
+    Args:
+        now: Activations of the model in training on retain text.
+        before: Of the frozen original on the same text; no gradient flows into it.
+        mask: True on real tokens.
+    """
+    after, start = _masked(now, before, mask)
+    distance: Tensor = torch.linalg.vector_norm(after - start, dim=-1)
+    return distance.mean()
+
+
+def _masked(now: Tensor, before: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    if not mask.any():
+        raise VestigeError("the mask marks no token, and a mean needs one")
+    return now[mask], before.detach().to(now)[mask]
+
+
+def retain_share(step: int, horizon: float) -> float:
+    """Return how much of the weight is on staying at a step counted from 0: `step / horizon`, at most 1.
+
+    Args:
+        step: Updates taken so far.
+        horizon: Step at which rerouting would have no weight left; above 0.
+    """
+    return min(1.0, step / horizon)
+
+
+def circuit_breakers(
+    model: HookedModel,
+    data: UnlearnData,
+    *,
+    blocks: Sequence[int] | None = None,
+    alpha: float = 10.0,
+    retain_weight: float = 5.0,
+    relative: bool = True,
+    horizon: float = 2.0,
+    **training: Unpack[Training],
+) -> Intervention:
+    """Descend `alpha (p w mean |h_r - h_r0| + (1 - p) mean relu(cos(h_f, h_f0)))` with low-rank adapters.
+
+    The retain term is a mean over all blocks, the forget term over `blocks`; p rises linearly from 0.
+
+    Args:
+        model: Not changed.
+        data: Needs `forget` and `retain` items with an answer; all their real tokens count, prompts and documents
+            alike.
+        blocks: Where forget activations are turned; at 5/16 and 5/8 of the depth when not given. Published: 10 and 20
+            of 32.
+        alpha: Weight of everything, which matters only as far as gradients are clipped.
+        retain_weight: w above. Published: 1, with `relative` off.
+        relative: Count the retain term of a block in units of the original's mean norm there. Off, it is in the units
+            of the stream, and outweighs the cosine by as much as norms are large.
+        horizon: Length of the ramp of p, in runs: 2 ends the run at p = 1/2 (published: 300 steps, of which 150 are
+            taken), 1 at p = 1.
+        training: Settings of `train`; here `lora` is 16 with `lora_scale` 1, on all blocks up to the last of `blocks`;
+            `lr` is 3e-4 and `epochs` 75. With `parameters` or `mask`, these train instead of an adapter. Published: lr
+            1e-4 and 150 steps of 16 texts.
+
+    Raises:
+        VestigeError: A split has no item with an answer, a setting is out of range, or training diverged.
+
+    Source:
+        Zou et al. 2024, *Improving Alignment and Robustness with Circuit Breakers*, arXiv:2406.04313. The cosine is
+        taken to h_f0 with a hundredth of its norm added along a random direction. A common re-implementation divides
+        the retain term by d_model.
+    """
+    if not (0 < alpha < inf and 0 < horizon < inf and 0 <= retain_weight < inf):
+        raise VestigeError(
+            "alpha and horizon are finite numbers above 0 and retain_weight is at least 0, "
+            f"got alpha={alpha}, horizon={horizon}, retain_weight={retain_weight}"
+        )
+    forget = split_of(data, "forget", method="circuit_breakers", answered=True)
+    split_of(data, "retain", method="circuit_breakers", answered=True)
+    every = range(model.n_layers)
+    turned = blocks_of(model, [len(every) * 5 // 16, len(every) * 5 // 8] if blocks is None else blocks)
+    defaults: Training = {"lr": 3e-4, "epochs": 75.0, "batch_size": 16}
+    if not training.keys() & {"parameters", "mask"}:
+        defaults |= {"lora": 16, "lora_scale": 1.0, "layers": list(range(max(turned) + 1))}
+    defaults["steps"] = steps = _steps({**defaults, **training}, len(forget))
+    unit = _random_unit(model.d_model, training.get("seed", 0))
+    taken = count()
+
+    def loss(current: HookedModel, batch: Minibatch) -> Tensor:
+        share, retain = retain_share(next(taken), horizon * steps), retain_batch(batch)
+        with torch.no_grad():
+            forget_before, retain_before = residuals(model, batch.forget, turned), residuals(model, retain, every)
+        forget_now, retain_now = residuals(current, batch.forget, turned), residuals(current, retain, every)
+        rerouted = [rerouting_loss(forget_now[i], nudged(forget_before[i], unit), batch.forget.mask) for i in turned]
+        stayed = [
+            staying_loss(retain_now[i], retain_before[i], retain.mask)
+            / (retain_before[i][retain.mask].norm(dim=-1).mean() if relative else 1.0)
+            for i in every
+        ]
+        return alpha * (share * retain_weight * _mean(stayed) + (1 - share) * _mean(rerouted))
+
+    settings = {
+        "blocks": turned,
+        "alpha": alpha,
+        "retain_weight": retain_weight,
+        "relative": relative,
+        "horizon": horizon,
+    }
+    needs = ("forget", "retain", "reference")
+    spec = Spec("circuit_breakers", "removal", needs, "Zou et al. 2024, arXiv:2406.04313", settings)
+    return learned(model, data, loss, spec, training, defaults=defaults)
+
+
+def nudged(
+    before: Float[Tensor, "batch pos d_model"], unit: Float[Tensor, " d_model"], *, by: float = 0.01
+) -> Float[Tensor, "batch pos d_model"]:
+    """Move activations by a share of their norm along a unit vector.
+
+    A copy starts at h = h0, where the cosine is largest and so has no gradient: nothing would ever turn.
+    """
+    step: Tensor = by * before.norm(dim=-1, keepdim=True) * unit.to(before)
+    return before + step
+
+
+def _random_unit(d_model: int, seed: int) -> Tensor:
+    drawn = torch.randn(d_model, generator=torch.Generator().manual_seed(seed))
+    unit: Tensor = drawn / drawn.norm()
+    return unit
+
+
+def _steps(training: Training, n_forget: int) -> int:
+    """Return how many updates `train` will take."""
+    given = training.get("steps")
+    return ceil(training["epochs"] * ceil(n_forget / max(training["batch_size"], 1))) if given is None else given
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    # Blocks of a dispatched model sit on different devices.
+    return torch.stack([value.to(values[0].device) for value in values]).mean()
