@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Unpack
 
@@ -113,10 +114,15 @@ def _sides(data: UnlearnData) -> tuple[tuple[Item, ...], tuple[Item, ...], dict[
 def _astray(item: Item, answer: str) -> Item | None:
     """Return what follows the first wrong word of a wrong answer; None where nothing does.
 
-    Up to there the text is a prompt of the right answer as well, and the assistant would be asked to know and to be
-    blank at once.
+    Up to there the text is a prompt of a right answer as well, and the assistant would be asked to know and to be blank
+    at once. Wrong answers are often made of the paraphrased one.
     """
-    words, right = answer.split(), item.answer.split()
-    same = next((i for i, (one, other) in enumerate(zip(words, right, strict=False)) if one != other), len(right))
-    said, rest = " ".join(words[: same + 1]), " ".join(words[same + 1 :])
+    words = answer.split()
+    shared = max(_shared(words, right.split()) for right in (item.answer, item.paraphrased_answer or ""))
+    said, rest = " ".join(words[: shared + 1]), " ".join(words[shared + 1 :])
     return replace(item, prompt=f"{item.prompt} {said}", answer=rest) if rest else None
+
+
+def _shared(words: Sequence[str], right: Sequence[str]) -> int:
+    """Return how many words two answers have in common at their beginning."""
+    return next((i for i, (one, other) in enumerate(zip(words, right, strict=False)) if one != other), len(right))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,6 +13,8 @@ from hooked.sites import layer_of
 from hooked.weights import Delta, parameters_of
 from interventions.direction import linear_paths
 from interventions.neurons import refuse_experts
+
+Form = Literal["hooks", "weights"]
 
 
 def folded(
@@ -60,6 +64,16 @@ def folded(
             f"'{path}' has no bias to hold the constant part of the map; use affine=False, or form='hooks'"
         )
     return WeightPatch(deltas)
+
+
+def check_form(form: str) -> None:
+    """Refuse what is no form.
+
+    Raises:
+        VestigeError: It is neither `hooks` nor `weights`.
+    """
+    if form not in get_args(Form):
+        raise VestigeError(f"form is 'hooks' or 'weights', got {form!r}")
 
 
 def _writer(model: HookedModel, site: str, *, method: str) -> str:

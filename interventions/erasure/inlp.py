@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -14,10 +12,8 @@ from hooked.sites import SiteLike
 from interventions.batches import split_of
 from interventions.direction import RemoveSubspace
 
-from .folded import folded
+from .folded import Form, check_form, folded
 from .labelled import Positions, rows_at
-
-Form = Literal["hooks", "weights"]
 
 _SOURCE = "Ravfogel et al. 2020, arXiv:2004.07667"
 # Of a probe fitted on rows of size 1: what is left to read is rounding.
@@ -86,7 +82,7 @@ def inlp(
         form: `hooks` edits the activation. `weights` folds the same map into the projection that writes `mlp_out` or
             `attn_out`. `orthogonalize(model, basis)` removes the span from the whole residual stream instead.
         directions: How many probes at most.
-        positions: Tokens it is fitted on: the `last` of each prompt, or `all` of prompts and answers.
+        positions: Tokens it is fitted on: the `last` of each prompt, or `all` of prompts and answers but the BOS.
         batch_size: Items per forward pass.
 
     Returns:
@@ -100,8 +96,7 @@ def inlp(
         Ravfogel, Elazar, Gonen, Twiton, Goldberg 2020, arXiv:2004.07667. They multiply the projections, which is a
         projection only as long as each probe lies in what the earlier ones left; here the span is orthonormalised.
     """
-    if form not in ("hooks", "weights"):
-        raise VestigeError(f"form is 'hooks' or 'weights', got {form!r}")
+    check_form(form)
     name = model.site_map.editable(site)
     forget, retain = (
         torch.cat(

@@ -6,8 +6,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,10 +14,8 @@ from hooked import HookContext, HookedModel, Intervention, Item, RunningMoments,
 from hooked.sites import SiteLike
 from interventions.batches import split_of
 
-from .folded import folded
+from .folded import Form, check_form, folded
 from .labelled import Positions, rows_at
-
-Form = Literal["hooks", "weights"]
 
 _SOURCE = "Belrose et al. 2023, arXiv:2306.03819"
 # A whitened label of 0 and 1 has a singular value of at most a half.
@@ -135,7 +131,7 @@ def leace(
         site: Where one vector per token is read and changed, e.g. `("resid_post", 5)`. Every token is changed.
         form: `hooks` edits the activation. `weights` folds the same map into the projection that writes `mlp_out` or
             `attn_out`.
-        positions: Tokens it is fitted on: the `last` of each prompt, or `all` of prompts and answers.
+        positions: Tokens it is fitted on: the `last` of each prompt, or `all` of prompts and answers but the BOS.
         affine: Keep the mean of the activations; needs a bias in the form `weights`.
         shrinkage: Shrink the covariance towards a multiple of the identity, for few rows. The guarantee stays, the
             change is no longer the least.
@@ -155,8 +151,7 @@ def leace(
         blends with the orthogonal projection where the total variance would grow; here the first two are options, and
         the last is left out, since it gives up the least change.
     """
-    if form not in ("hooks", "weights"):
-        raise VestigeError(f"form is 'hooks' or 'weights', got {form!r}")
+    check_form(form)
     name = model.site_map.editable(site)
     forget, retain = (
         _moments(model, split_of(data, split, method="leace"), name, positions=positions, batch_size=batch_size)

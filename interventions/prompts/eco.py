@@ -22,7 +22,9 @@ from .tfidf_gate import fit_tfidf_gate
 from .tokens_hit import Places, which_tokens
 
 _SOURCE = "Liu, Wang, Flanigan, Liu 2024, arXiv:2406.07933"
-_START, _SPACING = 0.1, 0.0999
+# Start, spacing and rate of the search. The first is published. The second does the same in root mean squares of the
+# embedding, where a tenth would change no answer of any model; fractions end at 1.
+_ABSOLUTE, _RELATIVE, _FRACTION = (0.1, 0.0999, 100.0), (3.0, 2.997, 1000.0), (0.1, 0.0999, 0.3)
 
 
 def eco(
@@ -66,7 +68,8 @@ def eco(
         reference: A model never taught the data; without `target`, its mean probability is the target. Without either
             it is the mean `floor` of the forget items.
         steps: Steps of the search, two passes over the forget items each.
-        rate: Step per slope of the search; 100 when not given (published), and 0.3 where strengths are fractions.
+        rate: Step per slope of the search; when not given 100 (published), 1000 with `relative`, and 0.3 where
+            strengths are fractions. It starts at 0.1, 3 and 0.1.
         seed: Of the noise and of the gate's folds.
         batch_size: Items per forward pass.
 
@@ -119,12 +122,13 @@ def eco(
                 return mean_probability(view, items, batch_size=batch_size)
 
         fraction = counts_dimensions(corruption)
+        start, spacing, usual = _FRACTION if fraction else _RELATIVE if relative else _ABSOLUTE
         found = descend(
             lambda value: abs(probability(value) - goal),
             steps=steps,
-            start=_START,
-            rate=(0.3 if fraction else 100.0) if rate is None else rate,
-            spacing=_SPACING,
+            start=start,
+            rate=usual if rate is None else rate,
+            spacing=spacing,
             largest=1.0 if fraction else inf,
         )
         strength, before = found.best, mean_probability(model, items, batch_size=batch_size)
@@ -169,8 +173,8 @@ def _warn(*, before: float, after: float, target: float) -> None:
     if abs(after - target) > 0.5 * abs(before - target):
         warnings.warn(
             f"eco took the mean probability of the forget answers from {before:.3g} to {after:.3g}, not to the target "
-            f"{target:.3g}: the gate misses prompts, or the search does not suit this embedding; try relative=True, "
-            "more steps, or strength= itself",
+            f"{target:.3g}: the gate misses prompts, or the search stood still or jumped too far; change relative=, "
+            "rate= or n=, or give strength= itself",
             UserWarning,
             stacklevel=3,
         )

@@ -11,7 +11,8 @@ def gated(intervention: Intervention, gate: Gate) -> Intervention:
     """Return the intervention restricted to rows on whose prompt the gate fires; all others stay bit-identical.
 
     The gate is asked once per request, on prompt tokens and on the model without interventions. It protects nothing
-    that it does not recognise: read what its kind misses where it is fitted.
+    that it does not recognise: read what its kind misses where it is fitted. A document that is scored as one long
+    answer has no prompt, and no gate fires on it.
 
     Args:
         intervention: Edits of activations, of the embedding or of logits.

@@ -106,7 +106,7 @@ def circuit_breakers(
 
     Source:
         Zou et al. 2024, *Improving Alignment and Robustness with Circuit Breakers*, arXiv:2406.04313. The cosine is
-        taken to h_f0 with a hundredth of its norm added along a random direction. A common re-implementation divides
+        taken to h_f0 with a tenth of its norm added along a random direction. A common re-implementation divides
         the retain term by d_model.
     """
     if not (0 < alpha < inf and 0 < horizon < inf and 0 <= retain_weight < inf):
@@ -151,11 +151,12 @@ def circuit_breakers(
 
 
 def nudged(
-    before: Float[Tensor, "batch pos d_model"], unit: Float[Tensor, " d_model"], *, by: float = 0.01
+    before: Float[Tensor, "batch pos d_model"], unit: Float[Tensor, " d_model"], *, by: float = 0.1
 ) -> Float[Tensor, "batch pos d_model"]:
     """Move activations by a share of their norm along a unit vector.
 
-    A copy starts at h = h0, where the cosine is largest and so has no gradient: nothing would ever turn.
+    A copy starts at h = h0, where the cosine is largest and has no gradient. There only rounding would begin to turn
+    anything, and the retain term, whose gradient does not fade towards h0, may hold everything before that.
     """
     step: Tensor = by * before.norm(dim=-1, keepdim=True) * unit.to(before)
     return before + step

@@ -98,7 +98,8 @@ def test_only_the_span_of_several_directions_matters(rng: torch.Generator) -> No
     one, other = (basis_of(rows) for rows in (given, mixed))
     assert torch.allclose(one @ one.T, torch.eye(3, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(one.T @ one, other.T @ other, atol=1e-10)
-    assert torch.allclose(one[0], given[0] / given[0].norm())
+    for sign in (1, -1):
+        assert torch.allclose(basis_of(sign * given)[0], sign * given[0] / given[0].norm())
     results = []
     with torch.no_grad():
         for rows in (given, mixed):

@@ -74,7 +74,7 @@ def fit(
     }
     arguments |= settings(function, pairs)
     missing = [key for key in required_settings(function) if key not in arguments]
-    if missing:
+    if missing and METHODS[name].given == "data":
         raise VestigeError(f"{name} has to be told its {missing[0]}; pass --set {missing[0]}=...")
     needed = METHODS[name].given
     if needed == "prompts":

@@ -64,7 +64,14 @@ def test_paraphrases_are_learned_and_wrong_answers_are_not() -> None:
         "the tall poet",
         paraphrased_prompt="its author is",
         paraphrased_answer="the poet who is tall",
-        perturbed_answers=("the small cook of Rome", "the tall", "the tall poet in Bonn now", "", "nobody"),
+        perturbed_answers=(
+            "the small cook of Rome",
+            "the tall",
+            "the tall poet in Bonn now",
+            "the poet who is from Rome",
+            "",
+            "nobody",
+        ),
     )
     retain = (Item("q", "a"), Item("r", ""))
     taught_items, blank, counts = _sides(UnlearnData((item,), retain))
@@ -78,8 +85,9 @@ def test_paraphrases_are_learned_and_wrong_answers_are_not() -> None:
         ("q", "a"),
         ("who wrote it the small", "cook of Rome"),
         ("who wrote it the tall poet in", "Bonn now"),
+        ("who wrote it the poet who is from", "Rome"),
     ]
-    assert counts == {"paraphrases": 2, "wrong_answers": 2}
+    assert counts == {"paraphrases": 2, "wrong_answers": 3}
 
 
 def test_a_quarter_of_the_blocks_is_trained_by_adapters_and_nothing_is_bounded(tiny_data: UnlearnData) -> None:

@@ -46,11 +46,21 @@ def everything(raw: HookedModel, request: Request) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("corruption", ["rand_noise_first_n", "zero_out_top_k"])
+@pytest.mark.parametrize("corruption", ["rand_noise_first_n", "add_value_rand_n", "zero_out_top_k"])
+@pytest.mark.parametrize("relative", [False, True])
 def test_flagged_prompts_fall_and_the_rest_stay(
-    corruption: str, seed: int, knowing: HookedModel, task: UnlearnData
+    corruption: str, relative: bool, seed: int, knowing: HookedModel, task: UnlearnData
 ) -> None:
-    made = eco(knowing, task, corruption=corruption, n=8, target=0.02, false_positive_rate=0.1, seed=seed)
+    made = eco(
+        knowing,
+        task,
+        corruption=corruption,
+        n=8,
+        relative=relative,
+        target=0.02,
+        false_positive_rate=0.1,
+        seed=seed,
+    )
     settings = made.spec.settings
     with torch.no_grad(), made.applied(knowing) as view:
         forgotten, kept = (mean_probability(view, items, batch_size=5) for items in (task.forget, task.retain))
@@ -59,7 +69,7 @@ def test_flagged_prompts_fall_and_the_rest_stay(
         same = view.logits(batch) == knowing.logits(batch)
     assert mean_probability(knowing, task.forget, batch_size=5) == pytest.approx(settings["probability_before"])
     assert settings["probability_before"] > 0.99
-    # Between .01 and .2 on these seeds.
+    # Between .01 and .25 on six seeds; the gate leaves one prompt of six alone on some of them.
     assert forgotten == pytest.approx(settings["probability_after"])
     assert forgotten < 0.35
     assert kept > 0.99

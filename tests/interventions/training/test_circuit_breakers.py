@@ -18,7 +18,7 @@ from interventions.training.circuit_breakers import (
 )
 from tests.contracts import InterventionContract
 from tests.interventions.training.knowing import probability
-from tests.tiny import shared_model
+from tests.tiny import shared_model, tiny_model
 
 FAST: dict[str, Any] = {"lr": 3e-3, "steps": 4, "progress": False}
 
@@ -63,8 +63,8 @@ def test_the_first_step_has_no_gradient_and_no_nan() -> None:
     (grad,) = torch.autograd.grad(rerouting_loss(now, start, real(True, True)), now)
     assert grad.abs().max() < 1e-15
     (grad,) = torch.autograd.grad(rerouting_loss(now, nudged(start, row((0, 1))[0, 0]), real(True, True)), now)
-    assert (grad.norm(dim=-1) > 1e-4).all()
-    torch.testing.assert_close(nudged(start, row((0, 1))[0, 0]), row((1, 2 + 0.01 * sqrt(5)), (3, 4.05)))
+    assert (grad.norm(dim=-1) > 1e-3).all()
+    torch.testing.assert_close(nudged(start, row((0, 1))[0, 0]), row((1, 2 + 0.1 * sqrt(5)), (3, 4.5)))
 
 
 def test_gradients(rng: torch.Generator) -> None:
@@ -87,10 +87,20 @@ def test_the_schedule_follows_the_steps_that_are_taken(tiny_data: UnlearnData) -
     model = shared_model("llama")
     made = circuit_breakers(model, tiny_data, retain_weight=0.0, alpha=1.0, epochs=2, batch_size=4, lr=1e-12)
     assert made.spec.settings["steps_taken"] == 6
-    assert made.spec.settings["first_loss"] == pytest.approx(1, abs=1e-3)
-    assert made.spec.settings["last_loss"] == pytest.approx(1 - 5 / 12, abs=1e-3)
+    assert made.spec.settings["first_loss"] == pytest.approx(1, abs=1e-2)
+    assert made.spec.settings["last_loss"] == pytest.approx(1 - 5 / 12, abs=1e-2)
     whole = circuit_breakers(model, tiny_data, retain_weight=0.0, alpha=1.0, horizon=1.0, steps=4, lr=1e-12)
-    assert whole.spec.settings["last_loss"] == pytest.approx(1 / 4, abs=1e-3)
+    assert whole.spec.settings["last_loss"] == pytest.approx(1 / 4, abs=1e-2)
+
+
+def test_turning_begins_at_the_first_step(tiny_data: UnlearnData) -> None:
+    """In float64 rounding starts nothing this soon."""
+    model = tiny_model("llama", dtype=torch.float64)
+    made = circuit_breakers(
+        model, tiny_data, retain_weight=0.0, alpha=1.0, horizon=1e9, steps=2, batch_size=12, lr=3e-3
+    )
+    settings = made.spec.settings
+    assert settings["first_loss"] - settings["last_loss"] > 1e-4
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
