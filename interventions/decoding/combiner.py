@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +15,7 @@ from interventions.decoding.beside import Beside
 from interventions.decoding.divergence import Divergence, furthest
 from interventions.decoding.early_exit import NoteStream
 from interventions.decoding.plausible import Plausible, drop
+from interventions.training.losses import at_least_float32
 
 Read = Literal["logits", "log_probs", "excess"]
 
@@ -54,7 +54,7 @@ class LogitCombiner:
         divergence: How the furthest of several early exits is found.
 
     Raises:
-        VestigeError: There is no term, or one names a model that does not exist.
+        VestigeError: There is no term, or one names a model or the rule a term that does not exist.
     """
 
     terms: tuple[Term, ...]
@@ -68,6 +68,8 @@ class LogitCombiner:
         wrong = next((term.model for term in self.terms if not 0 <= term.model <= len(self.others)), None)
         if wrong is not None:
             raise VestigeError(f"a term reads model {wrong}, and there are 0 (the target) to {len(self.others)}")
+        if self.plausible is not None and not 0 <= self.plausible.by < len(self.terms):
+            raise VestigeError(f"tokens stay by term {self.plausible.by}, and there are 0 to {len(self.terms) - 1}")
 
     def bind(self, raw: HookedModel, /) -> LogitEdit:
         """Build the other models of the weights in force; they live as long as the edit that is returned."""
@@ -84,7 +86,7 @@ class Combination:
 
     def __call__(self, logits: Float[Tensor, "batch pos d_vocab"], request: Request, /) -> Tensor:
         terms = self.combiner.terms
-        exits = _Exits(self, _wide(logits), request)
+        exits = _Exits(self, at_least_float32(logits), request)
         scores: Tensor | None = None
         for term in terms:
             if term.weight != 0:
@@ -103,6 +105,7 @@ class _Exits:
     def __init__(self, combination: Combination, logits: Tensor, request: Request) -> None:
         self.combination, self.logits, self.request = combination, logits, request
         self.ran: dict[int, tuple[Tensor, Request]] = {}
+        self.found: dict[tuple[int, tuple[int, ...]], Tensor] = {}
 
     def read(self, term: Term) -> Tensor:
         if term.read == "logits":
@@ -112,14 +115,15 @@ class _Exits:
         return self.log_probs(term)
 
     def log_probs(self, term: Term) -> Tensor:
-        if len(term.layers) < 2:
-            return self._logits(term).log_softmax(-1)
-        final = self._output(term.model)[0].log_softmax(-1)
-        return furthest(final, self._early(term), divergence=self.combination.combiner.divergence)
+        place = (term.model, term.layers)
+        if place not in self.found:
+            self.found[place] = self._furthest(term) if len(term.layers) > 1 else self._logits(term).log_softmax(-1)
+        return self.found[place]
 
-    def _early(self, term: Term) -> Iterator[Tensor]:
-        for layer in term.layers:
-            yield self._exit(term.model, layer).log_softmax(-1)
+    def _furthest(self, term: Term) -> Tensor:
+        final = self.log_probs(Term(1.0, model=term.model))
+        early = (self._exit(term.model, layer).log_softmax(-1) for layer in term.layers)
+        return furthest(final, early, divergence=self.combination.combiner.divergence)
 
     def _logits(self, term: Term) -> Tensor:
         if len(term.layers) > 1:
@@ -135,7 +139,7 @@ class _Exits:
             raise VestigeError(
                 f"the stream after block {layer} was not noted; give the intervention edits=notes([{layer}])"
             )
-        return _wide(where.lens(request.state[note])).to(self.logits.device)
+        return at_least_float32(where.lens(request.state[note])).to(self.logits.device)
 
     def _output(self, model: int) -> tuple[Tensor, Request]:
         if model == 0:
@@ -144,9 +148,5 @@ class _Exits:
             read = (term for term in self.combination.combiner.terms if term.model == model)
             layers = tuple(dict.fromkeys(layer for term in read for layer in term.layers))
             logits, own = self.combination.beside[model - 1].run(self.request, layers)
-            self.ran[model] = _wide(logits).to(self.logits.device), own
+            self.ran[model] = at_least_float32(logits).to(self.logits.device), own
         return self.ran[model]
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

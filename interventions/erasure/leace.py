@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+
 import torch
 from jaxtyping import Float
 from torch import Tensor

@@ -47,7 +47,7 @@ def sae() -> Any:
 def briefly(name: str) -> dict[str, Any]:
     """Settings under which a method ends soon; what the table says does not depend on them."""
     known = text_settings(method(name))
-    wanted = {"steps": 1, "progress": False, "stop_fraction": None, "allow_tied": True}
+    wanted = {"steps": 1, "progress": False, "stop_fraction": None, "allow_tied": True, "site": SITE}
     return {key: value for key, value in wanted.items() if key in known}
 
 

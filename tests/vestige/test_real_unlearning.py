@@ -70,7 +70,19 @@ def test_taught_authors_are_forgotten_from_the_command_line(
     )
     assert json.loads(capsys.readouterr().out)["acts_through"] == ["weights"]
     app(
-        ["audit", "--original", "taught", "--unlearned", "npo", "--never", str(original), *files, "--out", "report", "--json"],
+        [
+            "audit",
+            "--original",
+            "taught",
+            "--unlearned",
+            "npo",
+            "--never",
+            str(original),
+            *files,
+            "--out",
+            "report",
+            "--json",
+        ],
         standalone_mode=False,
     )
     report = read_json(taught / "report" / "report.json")

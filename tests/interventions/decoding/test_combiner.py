@@ -291,6 +291,8 @@ def test_what_cannot_be_combined_is_named(model: HookedModel, ids: Tensor) -> No
         LogitCombiner(())
     with pytest.raises(VestigeError, match=r"a term reads model 2, and there are 0 \(the target\) to 1"):
         LogitCombiner((Term(1.0, model=2),), (Assistant(),))
+    with pytest.raises(VestigeError, match="tokens stay by term 1, and there are 0 to 0"):
+        LogitCombiner((Term(1.0),), plausible=Plausible(0.1, by=1))
     unnoted = Intervention(Spec("unnoted", "attack"), logits=LogitCombiner((Term(1.0, layers=(1,)),)))
     with pytest.raises(VestigeError, match=r"stream after block 1 was not noted; .* edits=notes\(\[1\]\)"):
         applied_logits(unnoted, model, ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,13 +31,6 @@ class TestULD(InterventionContract):
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
         return uld(model, data, **FAST)
-
-
-class TestULDOfTwoBlocksWithEveryWeightTrained(InterventionContract):
-    required = ("forget", "retain")
-
-    def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
-        return uld(model, data, n_layers=2, cutoff=None, lora=None, **FAST)
 
 
 def test_the_uniform_term_has_its_reference_values() -> None:
@@ -101,6 +95,20 @@ def test_a_quarter_of_the_blocks_is_trained_by_adapters_and_nothing_is_bounded(t
     assert isinstance(assistant, Assistant)
     assert assistant.weights is not None
     assert {name.split(".")[2] for name in assistant.weights.deltas} == {"0"}
+
+
+def test_every_weight_of_more_blocks_may_be_trained(tiny_data: UnlearnData, tmp_path: Path) -> None:
+    model = shared_model("llama")
+    made = uld(model, tiny_data, n_layers=2, cutoff=None, lora=None, **FAST)
+    made.save(tmp_path / "saved")
+    loaded = Intervention.load(tmp_path / "saved")
+    assert torch.equal(applied_logits(loaded, model, "t5 t6"), applied_logits(made, model, "t5 t6"))
+    assert isinstance(loaded.logits, LogitCombiner)
+    (assistant,) = loaded.logits.others
+    assert isinstance(assistant, Assistant)
+    assert assistant.n_layers == 2
+    assert assistant.weights is not None
+    assert {"model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight"} <= set(assistant.weights.deltas)
 
 
 def test_weight_0_is_the_model_bit_by_bit(tiny_data: UnlearnData, rng: torch.Generator) -> None:
