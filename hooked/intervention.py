@@ -251,11 +251,14 @@ class View(HookedModel):
         earlier = base.interventions if isinstance(base, View) else ()
         self.interventions: tuple[Intervention, ...] = (*earlier, intervention)
         bound = intervention.logits.bind(self._raw) if isinstance(intervention.logits, Binds) else intervention.logits
-        self._logit_edits: tuple[LogitEdit | None, ...] = (*(base._logit_edits if isinstance(base, View) else ()), bound)
+        before = base._logit_edits if isinstance(base, View) else ()
+        self._logit_edits: tuple[LogitEdit | None, ...] = (*before, bound)
 
     def close(self) -> None:
         """End the view: weights are restored at this moment, so a later pass would show half of the intervention."""
         self._closed = True
+        # Other models that an edit has bound go with it, also while somebody still holds the view.
+        self._logit_edits = ()
 
     def over(self, base: HookedModel) -> HookedModel:
         """Return the same edits, gates and combiners on another copy of the model, which has the weights already.

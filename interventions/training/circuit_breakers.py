@@ -76,7 +76,7 @@ def circuit_breakers(
     *,
     blocks: Sequence[int] | None = None,
     alpha: float = 10.0,
-    retain_weight: float = 5.0,
+    retain_weight: float = 10.0,
     relative: bool = True,
     horizon: float = 2.0,
     **training: Unpack[Training],
@@ -98,7 +98,7 @@ def circuit_breakers(
         horizon: Length of the ramp of p, in runs: 2 ends the run at p = 1/2 (published: 300 steps, of which 150 are
             taken), 1 at p = 1.
         training: Settings of `train`; here `lora` is 16 with `lora_scale` 1, on all blocks up to the last of `blocks`;
-            `lr` is 3e-4 and `epochs` 75. With `parameters` or `mask`, these train instead of an adapter. Published: lr
+            `lr` is 1e-3 and `epochs` 75. With `parameters` or `mask`, these train instead of an adapter. Published: lr
             1e-4 and 150 steps of 16 texts.
 
     Raises:
@@ -118,7 +118,7 @@ def circuit_breakers(
     split_of(data, "retain", method="circuit_breakers", answered=True)
     every = range(model.n_layers)
     turned = blocks_of(model, [len(every) * 5 // 16, len(every) * 5 // 8] if blocks is None else blocks)
-    defaults: Training = {"lr": 3e-4, "epochs": 75.0, "batch_size": 16}
+    defaults: Training = {"lr": 1e-3, "epochs": 75.0, "batch_size": 16}
     if not training.keys() & {"parameters", "mask"}:
         defaults |= {"lora": 16, "lora_scale": 1.0, "layers": list(range(max(turned) + 1))}
     defaults["steps"] = steps = _steps({**defaults, **training}, len(forget))

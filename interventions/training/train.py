@@ -33,7 +33,7 @@ class Training(TypedDict, total=False):
     seed: int
     parameters: Chooser | None
     layers: Sequence[int] | None
-    mask: Mapping[str, Bool[Tensor, ...]] | None
+    mask: Mapping[str, Bool[Tensor, "*shape"]] | None
     lora: int | None
     lora_scale: float
     max_change: float | None
@@ -119,7 +119,7 @@ def train(
     seed: int = 0,
     parameters: Chooser | None = None,
     layers: Sequence[int] | None = None,
-    mask: Mapping[str, Bool[Tensor, ...]] | None = None,
+    mask: Mapping[str, Bool[Tensor, "*shape"]] | None = None,
     lora: int | None = None,
     lora_scale: float = 2.0,
     max_change: float | None = None,
