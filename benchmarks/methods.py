@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.methods_grid import GRID
 from rich.progress import track
 
 from benchmarks import methods_memory, methods_page, methods_runs
+from benchmarks.methods_grid import GRID
 from benchmarks.methods_runs import Run, Settings
 from benchmarks.timing import commit, machine
 from vestige import organism
@@ -50,14 +50,17 @@ def main() -> None:
     started = time.perf_counter()
     folder = Path(arguments.work)
     runs = _ray(arguments.address) if arguments.engine == "ray" else _local(arguments.workers)
-    tried = search(arguments.only, folder / "search", runs)
+    # The code that workers load is that of now, whatever happens to the working copy meanwhile.
+    at = commit()
+    tried = search(arguments.only, folder / "search", runs, at)
     chosen = best(tried)
-    measure({name: chosen[name] for name in arguments.only if name in chosen}, folder / "runs", runs)
+    measure({name: chosen[name] for name in arguments.only if name in chosen}, folder / "runs", runs, at)
     memory = methods_memory.all_of(chosen, folder / "memory", concept=evaluated()[0])
     found = {
         "searched_on": developed(),
         "concepts": evaluated(),
         "seeds": list(SEEDS),
+        "drawn": [name for name in chosen if methods_runs.is_seeded(name)],
         "search": tried,
         "chosen": chosen,
         "runs": collected(folder / "runs", chosen),
@@ -88,11 +91,11 @@ def _names() -> list[str]:
 Engine = Callable[[Callable[[Any], Any], Sequence[Any], str], Iterator[tuple[Any, Any]]]
 
 
-def search(names: Iterable[str], folder: Path, engine: Engine) -> dict[str, Any]:
+def search(names: Iterable[str], folder: Path, engine: Engine, at: str) -> dict[str, Any]:
     """Try every setting of the grid on the concepts for that; return all of what was tried before and now."""
     wanted = [Run(name, pairs, concept, 0) for name in names for pairs in GRID[name] for concept in developed()]
     for run, record in engine(methods_runs.scored, _missing(wanted, folder), "choosing settings"):
-        _keep(record, folder, run.name)
+        _keep(record, folder, run.name, at)
     tried: dict[str, Any] = {}
     for record in _records(folder):
         settings = tuple(record["run"]["settings"])
@@ -102,30 +105,40 @@ def search(names: Iterable[str], folder: Path, engine: Engine) -> dict[str, Any]
 
 
 def best(tried: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str]]:
-    """Return the settings with the best mean score for each method; of equals the first of the grid."""
+    """Return the settings with the best mean score for each method; of equals the first of the grid.
+
+    Only settings that worked on every concept are compared. A method without any is left out.
+    """
     chosen = {}
     for name, records in tried.items():
-        scores: dict[Settings, list[float]] = {pairs: [] for pairs in GRID[name]}
+        scores: dict[Settings, dict[str, float | None]] = {pairs: {} for pairs in GRID[name]}
         for record in records:
-            scores[tuple(record["run"]["settings"])].append(record["score"])
-        means = {pairs: float(np.mean(values)) for pairs, values in scores.items() if values}
-        chosen[name] = list(max(means, key=means.__getitem__))
+            scores[tuple(record["run"]["settings"])][record["run"]["concept"]] = (
+                None if record["error"] else record["score"]
+            )
+        means = {}
+        for pairs, by_concept in scores.items():
+            values = [by_concept.get(concept) for concept in developed()]
+            if None not in values:
+                means[pairs] = float(np.mean(np.array(values, dtype=float)))
+        if means:
+            chosen[name] = list(max(means, key=means.__getitem__))
     return chosen
 
 
-def measure(chosen: Mapping[str, Sequence[str]], folder: Path, engine: Engine) -> None:
-    """Run every method with its settings on every concept with every seed."""
+def measure(chosen: Mapping[str, Sequence[str]], folder: Path, engine: Engine, at: str) -> None:
+    """Run every method with its settings on every concept with every seed; once, where a method draws nothing."""
     groups = []
     for seed in SEEDS:
+        names = [name for name in chosen if seed == SEEDS[0] or methods_runs.is_seeded(name)]
         for concept in evaluated():
-            here = _missing([Run(name, tuple(pairs), concept, seed) for name, pairs in chosen.items()], folder)
+            here = _missing([Run(name, tuple(chosen[name]), concept, seed) for name in names], folder)
             groups += [tuple(here[i : i + TOGETHER]) for i in range(0, len(here), TOGETHER)]
-    for group, records in engine(methods_runs.measured, groups, "measuring"):
+    for _, records in engine(methods_runs.measured, groups, "measuring"):
         for record in records:
             described = record["run"]
             run = Run(described["method"], tuple(described["settings"]), described["concept"], described["seed"])
-            _keep(record, folder, run.name)
-        del group
+            _keep(record, folder, run.name, at)
 
 
 def collected(folder: Path, chosen: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
@@ -139,17 +152,19 @@ def collected(folder: Path, chosen: Mapping[str, Sequence[str]]) -> list[dict[st
 
 
 def _missing(runs: Sequence[Run], folder: Path) -> list[Run]:
-    return [run for run in runs if not (folder / f"{run.name}.json").is_file()]
+    """Return the runs that are not in a folder; one that failed is tried again."""
+    there = {path.stem for path in folder.glob("*.json") if not json.loads(path.read_text(encoding="utf-8"))["error"]}
+    return [run for run in runs if run.name not in there]
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
-def _keep(record: Mapping[str, Any], folder: Path, name: str) -> None:
+def _keep(record: Mapping[str, Any], folder: Path, name: str, at: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / f".{name}"
-    scratch.write_text(json.dumps({**record, "commit": commit()}, indent=1) + "\n", encoding="utf-8")
+    scratch.write_text(json.dumps({**record, "commit": at}, indent=1) + "\n", encoding="utf-8")
     os.replace(scratch, folder / f"{name}.json")
 
 

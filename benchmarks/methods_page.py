@@ -44,7 +44,9 @@ def page(found: Mapping[str, Any]) -> Iterator[str]:
     concepts, seeds = found["concepts"], len(found["seeds"])
     yield from ("# Unlearning methods on the organism", "")
     yield f"Every method forgets the {_items(found['runs'])} facts of one concept of the built-in model and is audited:"
-    yield f"concepts {', '.join(concepts)}, {seeds} seeds each. Settings were chosen on"
+    yield f"concepts {', '.join(concepts)}, {seeds} seeds each where a method draws anything. A method is given each"
+    yield "fact in two phrasings, and every other fact of the other concepts to keep; the audit asks in a third"
+    yield "phrasing too, and for the facts to keep that were not given. Settings were chosen on"
     yield f"{' and '.join(found['searched_on'])} by what is kept minus what is left, and are listed below."
     yield "Written by `python -m benchmarks.methods`."
     yield from ("", "![what is forgotten against what is kept](../images/methods.png)", "")
@@ -76,8 +78,9 @@ def _table(found: Mapping[str, Any]) -> Iterator[str]:
     for name in (*REFERENCES, *_ordered(runs)):
         yield _row(name, [r for r in runs if r["run"]["method"] == name], found)
     yield ""
-    yield f"`retain` and `never` are checkpoints that never saw {found['concepts'][0]}: what perfect unlearning of it"
-    yield "looks like."
+    yield f"`retain` and `never` are checkpoints that never saw {found['concepts'][0]}, and were asked about that"
+    yield "alone: what perfect unlearning of it looks like. A row that counts fewer runs than were tried is the mean"
+    yield "of those that worked."
     yield from _failed(runs)
 
 
@@ -85,13 +88,14 @@ def _papers(found: Mapping[str, Any]) -> Iterator[str]:
     yield from ("", "## What the papers say, and what came out", "")
     yield f"Asked of every concept and seed alike ({len(found['concepts'])} x {len(found['seeds'])} runs). *Left* and"
     yield "*kept* are shares of the original's probability of the forget and of the retain answers; *as asked* means"
-    yield "in the phrasing that the method was given. *Seeds*: those on which it holds for most concepts."
+    yield "in the phrasing that the method was given. *Seeds*: those on which it holds for most concepts; one, where"
+    yield "none of the methods draws anything. A run that failed does not hold."
     yield ""
     yield "| methods | paper | what should come out | runs | seeds |"
     yield "|---|---|---|---|---|"
     exceptions = []
     for shape in SHAPES:
-        held = outcomes(shape, found["runs"])
+        held = outcomes(shape, found["runs"], found["drawn"])
         if held:
             seeds, names = _seeds(held), ", ".join(shape.methods)
             runs = f"{sum(held.values())} of {len(held)}"
@@ -102,7 +106,9 @@ def _papers(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _truthfulness(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield from ("", "## Truthfulness", "")
-    yield "MC1, MC2 and MC3 of the facts to keep, each against its perturbed answers."
+    yield "MC1, MC2 and MC3 of facts that were not given, each against its five perturbed answers; guessing scores 1/6"
+    yield "on MC1. The original is right already, so the rise that the papers report cannot be asked for here: what is"
+    yield "shown is that nothing is lost."
     yield from ("", "| | MC1 | MC2 | MC3 |", "|---|---|---|---|")
     for name in ("original", *DECODING):
         rows = [r["choice"] for r in runs if r["run"]["method"] == name and r.get("choice")]
@@ -156,7 +162,8 @@ def interval(records: Sequence[Mapping[str, Any]], check: str) -> str:
         return f"{found[0]:.3f}"
     middle = mean(found)
     half = float(student.ppf(0.975, len(found) - 1)) * stdev(found) / len(found) ** 0.5
-    return f"{middle:.3f} [{middle - half:.3f}, {middle + half:.3f}]"
+    low, high = max(middle - half, -1.0 if check == "concept_vector_cosine" else 0.0), min(middle + half, 1.0)
+    return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def estimates(records: Sequence[Mapping[str, Any]], check: str) -> list[float]:
@@ -169,15 +176,26 @@ def estimates(records: Sequence[Mapping[str, Any]], check: str) -> list[float]:
     return [mean(values) for values in by_concept.values()]
 
 
-def outcomes(shape: Shape, runs: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], bool]:
-    """Ask every concept and seed on which all methods of a shape were measured."""
+def outcomes(shape: Shape, runs: Sequence[Mapping[str, Any]], drawn: Sequence[str]) -> dict[tuple[str, int], bool]:
+    """Ask every concept and seed on which all methods of a shape were tried; where one failed, it does not hold.
+
+    Args:
+        shape: What to ask.
+        runs: All records.
+        drawn: Methods that have seeds; the one run of any other stands for all.
+    """
     groups: dict[tuple[str, int], dict[str, Any]] = {}
     for record in runs:
-        if not record["error"]:
-            run = record["run"]
-            groups.setdefault((run["concept"], run["seed"]), {})[run["method"]] = record
-    needed = {*shape.methods, "original"}
-    return {key: shape.holds(group) for key, group in groups.items() if needed <= group.keys()}
+        run = record["run"]
+        groups.setdefault((run["concept"], run["seed"]), {})[run["method"]] = record
+    seeds = {seed for _, seed in groups} if set(shape.methods) & set(drawn) else {min(seed for _, seed in groups)}
+    found = {}
+    for concept, seed in sorted(groups):
+        group = {**groups.get((concept, min(seeds)), {}), **groups[concept, seed]}
+        if seed in seeds and {*shape.methods, "original"} <= group.keys():
+            worked = not any(group[name]["error"] for name in shape.methods)
+            found[concept, seed] = worked and shape.holds(group)
+    return found
 
 
 def _seeds(held: Mapping[tuple[str, int], bool]) -> dict[int, bool]:
@@ -206,11 +224,15 @@ def _compact(found: Mapping[str, Any]) -> dict[str, Any]:
             "methods": list(shape.methods),
             "paper": shape.paper,
             "says": shape.says,
-            "runs": {f"{concept}, seed {seed}": ok for (concept, seed), ok in outcomes(shape, found["runs"]).items()},
+            "runs": {f"{concept}, seed {seed}": ok for (concept, seed), ok in _all_outcomes(shape, found)},
         }
         for shape in SHAPES
     ]
     return {**found, "runs": runs, "shapes": shapes}
+
+
+def _all_outcomes(shape: Shape, found: Mapping[str, Any]) -> list[tuple[tuple[str, int], bool]]:
+    return list(outcomes(shape, found["runs"], found["drawn"]).items())
 
 
 def picture(found: Mapping[str, Any], path: Path) -> None:
@@ -244,8 +266,9 @@ def picture(found: Mapping[str, Any], path: Path) -> None:
 def _points(runs: Sequence[Mapping[str, Any]], check: str) -> dict[str, tuple[float, float]]:
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for record in runs:
-        if not record["error"]:
-            by_name.setdefault(record["run"]["method"], []).append(record)
+        by_name.setdefault(record["run"]["method"], []).append(record)
+    # A method that failed somewhere has no fair place in the picture.
+    by_name = {name: records for name, records in by_name.items() if not any(r["error"] for r in records)}
     original = by_name["original"]
     found = {}
     for name, records in by_name.items():

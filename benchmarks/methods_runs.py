@@ -13,10 +13,12 @@ import numpy as np
 import torch
 
 from hooked import HookedModel, Intervention, Item, UnlearnData, VestigeError
+from hooked.fingerprint import weights_sha256
 from probes import answer_probability
 from vestige import audit, organism
 from vestige.catalogue import METHODS
 from vestige.commands.unlearn import fit
+from vestige.methods import method, text_settings
 from vestige.multiple_choice import multiple_choice
 from vestige.report import to_json
 
@@ -58,9 +60,29 @@ def original() -> HookedModel:
 
 
 @cache
-def data_of(concept: str) -> UnlearnData:
-    """The facts of a concept to forget, all others to retain."""
-    return organism.organism_data(concept)
+def given(concept: str) -> UnlearnData:
+    """What a method is given: each fact in two trained phrasings, and every other fact of the other concepts."""
+    data = organism.organism_data(concept)
+    phrasings: dict[tuple[str, str], list[str]] = {}
+    for row in organism.forget_rows(concept, per_fact=2):
+        phrasings.setdefault((row["subject"], row["answer"]), []).append(row["question"])
+    forget = tuple(
+        replace(item, paraphrased_prompt=next(p for p in phrasings[str(item.subject), item.answer] if p != item.prompt))
+        for item in data.forget
+    )
+    return replace(data, forget=forget, retain=data.retain[::2])
+
+
+@cache
+def asked(concept: str) -> UnlearnData:
+    """What is asked afterwards: the facts also in a phrasing that was held out, and the facts that were not given."""
+    data = organism.organism_data(concept)
+    return replace(data, retain=data.retain[1::2])
+
+
+def is_seeded(name: str) -> bool:
+    """Whether anything about a method is drawn; the others are run once."""
+    return "seed" in text_settings(method(name))
 
 
 @cache
@@ -78,7 +100,7 @@ def fitted(run: Run) -> Intervention:
         return fit(
             run.method,
             original(),
-            data_of(run.concept),
+            given(run.concept),
             lexicon=organism.lexicon(run.concept),
             seed=run.seed,
             pairs=run.settings,
@@ -92,7 +114,7 @@ def fitted(run: Run) -> Intervention:
 def scored(run: Run) -> dict[str, Any]:
     """Fit and score quickly, to choose settings: how likely the answers to forget and those to keep still are.
 
-    A run that the method refuses, or that diverges, scores as what it is: nothing forgotten.
+    A run that the method refuses, or that diverges, has no score.
     """
     started = time.perf_counter()
     before = _probabilities(original(), run.concept)
@@ -105,12 +127,13 @@ def scored(run: Run) -> dict[str, Any]:
         after, error = before, str(refused)
     left = 0.5 * (after["forget"] / before["forget"] + after["paraphrase"] / before["paraphrase"])
     kept = after["retain"] / before["retain"]
-    found = {"score": kept - left, "kept": kept, "left": left, "error": error, "seconds": time.perf_counter() - started}
+    score = kept - left if error is None else None
+    found = {"score": score, "kept": kept, "left": left, "error": error, "seconds": time.perf_counter() - started}
     return {"run": _described(run), **found, **{f"{name}_probability": value for name, value in after.items()}}
 
 
 def _probabilities(model: HookedModel, concept: str) -> dict[str, float]:
-    data = data_of(concept)
+    data = asked(concept)
     paraphrased = tuple(replace(i, prompt=i.paraphrased_prompt) for i in data.forget if i.paraphrased_prompt)
     groups = {"forget": data.forget, "paraphrase": paraphrased, "retain": _sample(data.retain)}
     with torch.no_grad():
@@ -139,7 +162,7 @@ def measured(runs: Sequence[Run]) -> list[dict[str, Any]]:
         audit(
             original(),
             unlearned=[one for _, one in made],
-            data=data_of(concept),
+            data=asked(concept),
             retrained=organism.organism_path("retain") if untaught else None,
             never=organism.organism_path("never") if untaught else None,
             lexicon=organism.lexicon(concept),
@@ -194,19 +217,25 @@ def _results(report: Mapping[str, Any], subject: str) -> dict[str, Any]:
     }
 
 
+@cache
+def _untouched() -> str | None:
+    """Hash of weights that nothing was ever applied to."""
+    return weights_sha256(HookedModel.from_pretrained(str(organism.organism_path("full")), dtype="float32"))
+
+
 @torch.no_grad()
 def _inside(made: Intervention, concept: str) -> dict[str, Any]:
     """What the weights alone came to, and whether text that has nothing to do with the concept is touched at all."""
-    model, data = original(), data_of(concept)
+    model, data = original(), asked(concept)
     deltas = {name: delta for step in made.steps if step.weights for name, delta in step.weights.deltas.items()}
     prompts = [item.prompt for item in _sample(data.retain)]
     before = model.logits(prompts)
     with made.applied(model) as view:
-        after, raw = view.logits(prompts), view.raw.logits(prompts)
+        after, raw = view.logits(prompts), weights_sha256(view.raw)
         touched = [i for i in range(len(prompts)) if not torch.equal(before[i], after[i])]
     return {
         "changed_parameters": sorted(deltas),
-        "raw_is_original": bool(torch.equal(before, raw)),
+        "raw_is_original": raw == _untouched(),
         "retain_prompts_touched": len(touched) / len(prompts),
     }
 
@@ -214,7 +243,7 @@ def _inside(made: Intervention, concept: str) -> dict[str, Any]:
 @torch.no_grad()
 def _choice(made: Intervention | None, concept: str) -> dict[str, float]:
     """TruthfulQA's three scores on the facts to keep, each against its perturbed answers."""
-    items = [item for item in _sample(data_of(concept).retain) if item.perturbed_answers]
+    items = [item for item in _sample(asked(concept).retain) if item.perturbed_answers]
     model = original()
     if made is None:
         return multiple_choice(model, items).means

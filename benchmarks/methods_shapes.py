@@ -66,16 +66,8 @@ def _keeps_more(better: str, worse: str) -> Callable[[Records], bool]:
     return lambda r: asked_left(r, better) < 0.5 and kept(r, better) > kept(r, worse)
 
 
-def _choice_rises(method: str) -> Callable[[Records], bool]:
-    return lambda r: r[method]["choice"]["mc1"] > r["original"]["choice"]["mc1"]
-
-
-def _early_blocks(method: str, blocks: int) -> Callable[[Records], bool]:
-    def holds(r: Records) -> bool:
-        layers = [r[m]["results"]["lens_leak"].get("per_layer") or () for m in (method, "original")]
-        return len(layers[0]) > blocks and layers[0][:blocks] == layers[1][:blocks]
-
-    return holds
+def _hurts_more(method: str) -> Callable[[Records], bool]:
+    return lambda r: asked_left(r, method) < kept(r, method) - 0.05
 
 
 def _shape(methods: str, paper: str, says: str, holds: Callable[[Records], bool]) -> Shape:
@@ -88,7 +80,7 @@ SHAPES: Sequence[Shape] = (
     _shape("npo gradient_ascent", "2404.05868", "keeps more than gradient ascent",
            _keeps_more("npo", "gradient_ascent")),
     _shape("gradient_difference gradient_ascent npo", "2401.06121", "keeps more than gradient ascent and less than NPO",
-           lambda r: kept(r, "gradient_ascent") <= kept(r, "gradient_difference") <= kept(r, "npo")),
+           lambda r: kept(r, "gradient_ascent") < kept(r, "gradient_difference") < kept(r, "npo")),
     _shape("llmu gradient_ascent", "2310.10683", "the normal-text term keeps more than ascent alone",
            _keeps_more("llmu", "gradient_ascent")),
     _shape("gradient_ascent_kl gradient_ascent", "2401.06121", "the KL term keeps more than ascent alone",
@@ -102,8 +94,8 @@ SHAPES: Sequence[Shape] = (
     _shape("gradient_ascent npo idk_dpo flat", "2406.11614",
            "behaviour falls (left below 0.5) while the concept vectors keep a cosine above 0.98",
            _traces("gradient_ascent", "npo", "idk_dpo", "flat")),
-    _shape("ablate_vectors", "2406.11614", "the concept's own facts suffer more than the others",
-           lambda r: asked_left(r, "ablate_vectors") < kept(r, "ablate_vectors")),
+    _shape("ablate_vectors", "2406.11614", "the concept's own facts suffer more than the others (by 0.05)",
+           _hurts_more("ablate_vectors")),
     _shape("needle_tune gradient_ascent", "2406.11614", "a better trade-off (kept minus left) than gradient ascent",
            lambda r: kept(r, "needle_tune") - left(r, "needle_tune")
            > kept(r, "gradient_ascent") - left(r, "gradient_ascent")),
@@ -112,16 +104,16 @@ SHAPES: Sequence[Shape] = (
            and value(r, "idk_finetune", "lens_leak") > value(r, "npo", "lens_leak")),
     _shape("flat", "2410.11143", "forgets as asked (below 0.5) and keeps above 0.9",
            lambda r: asked_left(r, "flat") < 0.5 and kept(r, "flat") > 0.9),
-    _shape("task_vector", "2212.04089", "the negated vector hurts the forget facts more than the others",
-           lambda r: asked_left(r, "task_vector") < kept(r, "task_vector")),
+    _shape("task_vector", "2212.04089", "the negated vector hurts the forget facts more than the others (by 0.05)",
+           _hurts_more("task_vector")),
     _shape("rmu", "2403.03218", "forgets as asked (below 0.5), keeps above 0.9",
            lambda r: asked_left(r, "rmu") < 0.5 and kept(r, "rmu") > 0.9),
     _shape("circuit_breakers", "2406.04313", "forgets as asked (below 0.5), keeps above 0.9",
            lambda r: asked_left(r, "circuit_breakers") < 0.5 and kept(r, "circuit_breakers") > 0.9),
     _shape("whp", "2310.02238", "familiarity falls (below 0.5) while value vectors stay (cosine above 0.98)",
            _traces("whp")),
-    _shape("neuron_adjust", "2503.21730", "the forget facts fall more than the others",
-           lambda r: asked_left(r, "neuron_adjust") < kept(r, "neuron_adjust")),
+    _shape("neuron_adjust", "2503.21730", "the forget facts fall more than the others (by 0.05)",
+           _hurts_more("neuron_adjust")),
     _shape("key_space_detection neuron_adjust selective_pruning", "2503.21730",
            "detection is more selective (kept minus left as asked) than adjustment and than pruning",
            lambda r: kept(r, "key_space_detection") - asked_left(r, "key_space_detection")
@@ -130,23 +122,21 @@ SHAPES: Sequence[Shape] = (
            _forgets("uld", keeps=0.95)),
     _shape("offset_unlearning", "2404.11045", "forgets as asked (below 0.5) and keeps above 0.9",
            lambda r: asked_left(r, "offset_unlearning") < 0.5 and kept(r, "offset_unlearning") > 0.9),
-    _shape("eco", "2406.07933", "flagged prompts fall below 0.5; at most a tenth of the others is touched at all",
+    _shape("eco", "2406.07933",
+           "flagged prompts fall below 0.5; at most a tenth of prompts that were not given is touched at all",
            lambda r: asked_left(r, "eco") < 0.5 and r["eco"]["inside"]["retain_prompts_touched"] <= 0.1),
     _shape("neuron_adjust key_space_detection uld eco dola icd lol", "2506.09227",
            "suppression: the weights alone are the original's, bit by bit",
            _raw("neuron_adjust", "key_space_detection", "uld", "eco", "dola", "icd", "lol")),
-    _shape("dola", "2309.03883", "MC1 on kept facts rises over the original's", _choice_rises("dola")),
-    _shape("icd", "2312.15710", "MC1 on kept facts rises over the original's", _choice_rises("icd")),
-    _shape("lol", "2408.08769", "MC1 on kept facts rises over the original's", _choice_rises("lol")),
     _shape("fact_erasure head_projection max_entropy error_injection empty_response", "2309.17410",
            "fact erasure costs the other facts least of the five",
-           lambda r: kept(r, "fact_erasure")
+           lambda r: asked_left(r, "fact_erasure") < 0.5 and kept(r, "fact_erasure")
            >= max(kept(r, m) for m in ("head_projection", "max_entropy", "error_injection", "empty_response"))),
     _shape("head_projection fact_erasure", "2309.17410", "the lens sees less after head projection than after erasure",
            lambda r: value(r, "head_projection", "lens_leak") < value(r, "fact_erasure", "lens_leak")),
     _shape("crisp", "2508.13650", "forgets in the weights (left below 0.5), keeps above 0.9", _forgets("crisp")),
-    _shape("pisces", "2505.22586", "the concept's own facts suffer more than the others",
-           lambda r: asked_left(r, "pisces") < kept(r, "pisces")),
-    _shape("sauce", "2503.14530", "the concept's own facts suffer more than the others",
-           lambda r: asked_left(r, "sauce") < kept(r, "sauce")),
+    _shape("pisces", "2505.22586", "the concept's own facts suffer more than the others (by 0.05)",
+           _hurts_more("pisces")),
+    _shape("sauce", "2503.14530", "the concept's own facts suffer more than the others (by 0.05)",
+           _hurts_more("sauce")),
 )  # fmt: skip

@@ -66,9 +66,7 @@ def unlearn(
     sae_id: Annotated[str | None, typer.Option(help="Which SAE of a release or folder.")] = None,
     site: Annotated[
         str | None,
-        typer.Option(
-            help="Where the SAE belongs, if its file does not say; for methods on a direction: where it lies."
-        ),
+        typer.Option(help="Where the SAE belongs, if its file does not say; or where a method reads or acts."),
     ] = None,
     after: Annotated[
         Path | None, typer.Option(help="A saved intervention to build on; the result holds both, one after the other.")
@@ -135,12 +133,11 @@ def methods(
         _print_json(command.rows() if name is None else command.row(name))
         return
     if name is None:
-        from rich.console import Console
-
-        Console().print(command.as_table())
+        typer.echo("\n".join(command.lines()))
         return
     found = command.row(name)
-    typer.echo(f"{found['name']}: acts on {', '.join(found['points'])}; claims {found['intent']}; {found['paper']}\n")
+    acts = ", ".join(command.POINTS[point] for point in found["points"])
+    typer.echo(f"{found['name']}: acts on {acts}; claims {found['intent']}; {found['paper']}\n")
     typer.echo(found["description"])
     typer.echo("\nvestige unlearn --set takes:")
     for key, needed in found["settings"].items():

@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, Unpack, get_args, get_origin, get_type_hints
 
@@ -57,7 +58,8 @@ def text_settings(function: Callable[..., Any]) -> Mapping[str, Any]:
             found[name] = hints[name]
         elif parameter.kind is inspect.Parameter.VAR_KEYWORD and get_origin(hints[name]) is Unpack:
             found |= get_type_hints(get_args(hints[name])[0])
-    return {name: hint for name, hint in found.items() if _is_plain(hint)}
+    # Sites are named by an option of their own.
+    return {name: hint for name, hint in found.items() if name != "sites" and _is_plain(hint)}
 
 
 def required_settings(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -101,6 +103,8 @@ def _fits_one(value: Any, hint: Any) -> bool:
     if get_origin(hint) is Mapping:
         key, entry = get_args(hint)
         return isinstance(value, dict) and all(_fits(k, key) and _fits(v, entry) for k, v in value.items())
+    if type(value) is float and not isfinite(value):
+        return False
     return type(value) is hint or (hint is float and type(value) is int)
 
 
@@ -111,7 +115,7 @@ def described(hint: Any) -> str:
         if get_origin(one) is Literal:
             parts += [repr(choice) for choice in get_args(one)]
         elif get_origin(one) is Sequence:
-            inside = " or ".join(_PLAIN[entry] for entry in _choices(get_args(one)[0]))
+            inside = " or ".join(_PLAIN[entry] for entry in _choices(get_args(one)[0]) if entry in _PLAIN)
             parts.append(f"a list [...], each {inside}")
         elif get_origin(one) is Mapping:
             parts.append('an object {"name": value, ...}')

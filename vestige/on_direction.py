@@ -41,6 +41,11 @@ def fit_on_direction(
         raise VestigeError(f"{name} compares prompts to forget with others at a site and needs {missing}")
     found = model.site_map.resolve(site)
     direction = _difference(model, found, data)
+    if len(direction) != model.d_model:
+        raise VestigeError(
+            f"{name} acts on the residual stream of width {model.d_model}, and '{found}' is {len(direction)} wide; "
+            "pass a site of the stream, e.g. --site resid_post.2"
+        )
     if name == "orthogonalize":
         return function(model, direction, **settings)
     everywhere = [(kind, layer) for layer in range(model.n_layers) for kind in ("resid_pre", "attn_out", "mlp_out")]

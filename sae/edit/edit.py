@@ -112,7 +112,8 @@ def latent_edit(intervention: Intervention) -> LatentEdit:
     Raises:
         VestigeError: It does not hold exactly one.
     """
-    found = [edit for edit in intervention.edits.values() if isinstance(edit, LatentEdit)]
+    edits = [edit for step in intervention.steps for edit in step.edits.values()]
+    found = [edit for edit in edits if isinstance(edit, LatentEdit)]
     if len(found) != 1:
         raise VestigeError(f"'{intervention.spec.name}' holds {len(found)} edits of latents, needed one")
     return found[0]

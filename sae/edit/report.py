@@ -48,6 +48,9 @@ def dose(
     Raises:
         VestigeError: There is no text, or the intervention edits no activation.
     """
+    if intervention.parts:
+        names = ", ".join(step.spec.name for step in intervention.steps)
+        raise VestigeError(f"a dose is that of one edit, and '{intervention.spec.name}' is made of {names}; ask each")
     if not intervention.edits or not len(texts):
         what = "an edit of an activation" if len(texts) else "a text"
         raise VestigeError(f"the dose of '{intervention.spec.name}' needs {what}, and there is none")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from hooked import HookedModel, Intervention, UnlearnData
+from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from probes import find_concept_vectors
 from vestige import organism
 from vestige.catalogue import METHODS
@@ -77,7 +77,7 @@ def test_a_row_says_what_the_method_says(
 
 
 def test_the_command_prints_every_method_and_its_paper() -> None:
-    done = CliRunner().invoke(app, ["methods"], env={"COLUMNS": "240"})
+    done = CliRunner().invoke(app, ["methods"], env={"COLUMNS": "80"})
     assert done.exit_code == 0
     for row in METHODS.values():
         line = next(line for line in done.output.splitlines() if line.startswith(f"{row.name} "))
@@ -98,9 +98,19 @@ def test_the_command_prints_json() -> None:
     assert "mask" not in one["settings"]
 
 
-def test_the_command_explains_one_method() -> None:
-    done = CliRunner().invoke(app, ["methods", "npo"])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_command_explains_every_method(name: str) -> None:
+    done = CliRunner().invoke(app, ["methods", name])
     assert done.exit_code == 0
-    assert "acts on weights; claims removal" in done.output
-    assert "npo_loss" not in done.output
-    assert "beta=a number" in done.output
+    assert f"{name}: acts on " in done.output
+    assert f"claims {METHODS[name].intent}" in done.output
+    taken = done.output.partition("--set takes:")[2]
+    assert all(f"  {key}=" in taken for key in text_settings(method(name)))
+
+
+def test_a_direction_outside_the_stream_is_refused(full: HookedModel, data: UnlearnData) -> None:
+    function = method("ablate_direction")
+    with pytest.raises(VestigeError, match=r"width 128, and 'blocks.2.mlp.hook_post' is 384 wide; pass a site"):
+        fit_on_direction("ablate_direction", function, full, data, site="blocks.2.mlp.hook_post", settings={})
+    with pytest.raises(VestigeError, match="needs prompts to keep; give some with --retain"):
+        fit_on_direction("steer", function, full, replace(data, retain=()), site=SITE, settings={})

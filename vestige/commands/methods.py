@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vestige.catalogue import METHODS, Method
 from vestige.methods import described, method, text_settings
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 # How the interception points are called where people read them.
 POINTS = {
     "weights": "weights",
     "edits": "activations",
-    "embedding": "prompt embedding",
+    "embedding": "prompt",
     "logits": "logits",
     "gate": "gate",
 }
@@ -38,17 +35,15 @@ def row(name: str) -> dict[str, Any]:
     return {**_row(METHODS[name]), "settings": settings, "description": inspect.getdoc(function) or ""}
 
 
-def as_table() -> Table:
-    """Lay all methods out for a terminal."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("method", "acts on", "claims", "needs", "paper"):
-        table.add_column(column, overflow="fold")
+def lines() -> list[str]:
+    """Lay all methods out as text, one line each whatever the width of the terminal, so that they can be searched."""
+    table = [("method", "acts on", "claims", "arXiv", "needs")]
     for one in METHODS.values():
         acts = ", ".join(POINTS[point] for point in one.points)
-        table.add_row(one.name, acts, one.intent, ", ".join(one.needs), one.paper)
-    return table
+        number = one.paper.partition("arXiv:")[2].partition(",")[0]
+        table.append((one.name, acts, one.intent, number, " ".join(one.needs)))
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 def _row(one: Method) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def fit(
         pairs: Further `key=value` settings.
         top: How many value vectors those methods edit.
         sae: The SAE for methods that edit latents.
-        site: Where a direction is read, for methods that remove one.
+        site: Where a direction is read, for methods that remove one, or where the method acts.
         after: In force while the method is fitted; what is returned is both.
         progress: Show a bar while training, if the output is a terminal.
 
@@ -73,9 +73,12 @@ def fit(
         key: value for key, value in (("seed", seed), ("progress", progress)) if key in text_settings(function)
     }
     arguments |= settings(function, pairs)
+    if site is not None and "site" in text_settings(function):
+        arguments.setdefault("site", site)
     missing = [key for key in required_settings(function) if key not in arguments]
     if missing and METHODS[name].given == "data":
-        raise VestigeError(f"{name} has to be told its {missing[0]}; pass --set {missing[0]}=...")
+        said = "--site resid_post.2" if missing[0] == "site" else f"--set {missing[0]}=..."
+        raise VestigeError(f"{name} has to be told its {missing[0]}; pass {said}")
     needed = METHODS[name].given
     if needed == "prompts":
         forget, retain = (tuple(as_completion(item) for item in items) for items in (data.forget, data.retain))
@@ -120,7 +123,7 @@ def check_site(name: str, site: str | None, sae: str | None) -> None:
         raise VestigeError(
             f"{name} removes or adds a direction and has to know where it lies; pass --site resid_post.5"
         )
-    if site is not None and not on_direction and sae is None:
+    if site is not None and not on_direction and sae is None and "site" not in text_settings(method(name)):
         raise VestigeError(f"{name} takes no --site; leave it out")
 
 
