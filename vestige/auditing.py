@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,6 +108,7 @@ def audit(
                 raise
             first = str(error).splitlines()[0]
             raise VestigeError(f"subject '{info.name}' does not fit '{original.name}': {first}") from error
+    _warn_of_other_weights(sources, original, hashes)
     subjects = tuple(info for info, _ in sources)
     evidence = Evidence(prepared, subjects, readings, decoder, vectors, seed)
     results: list[Result] = []
@@ -128,6 +130,20 @@ def audit(
         verdicts=verdicts(subjects, results),
         latents=edited_latents(original, sources, prepared),
     )
+
+
+def _warn_of_other_weights(
+    sources: Sequence[tuple[SubjectInfo, Source]], original: HookedModel, hashes: dict[str, str | None]
+) -> None:
+    for info, source in sources:
+        fitted = source.spec.settings.get("fitted_on") if isinstance(source, Intervention) else None
+        if fitted is not None and fitted != hashes["original"]:
+            warnings.warn(
+                f"'{info.name}' was fitted on other weights (or another dtype) than those of '{original.name}', "
+                "so what it does here is not what it was made to do",
+                UserWarning,
+                stacklevel=3,
+            )
 
 
 def _check_at_least(least: int, **settings: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -96,6 +97,8 @@ def unlearn(
     command.check_sae(method, sae, sae_id)
     command.check_site(method, site, sae)
     earlier = inputs.intervention(after)
+    if bake:
+        command.check_bake(method, earlier)
     data = inputs.data(forget, retain, None, template=_text(template), concept=concept)
     loaded = inputs.model(model, device=device, dtype=dtype)
     fitted = command.fit(
@@ -110,14 +113,22 @@ def unlearn(
         site=site,
         progress=not json_,
     )
-    summary = command.run(fitted, loaded, out=out, overwrite=overwrite, bake=bake)
+    fitted = command.marked(fitted, loaded)
+    summary = command.run(fitted, loaded, data, out=out, overwrite=overwrite, bake=bake)
     if json_:
         _print_json(summary)
         return
     through = ", ".join(summary["acts_through"])
-    asked = f"--original {model} --unlearned {out} --forget {forget}" + (f" --retain {retain}" if retain else "")
     typer.echo(f"{summary['method']} ({summary['intent']}, acts through {through}) is in {out}")
-    typer.echo(f"audit it: vestige audit {asked} --out REPORT")
+    for split, (before, now) in summary["probability"].items():
+        typer.echo(f"mean probability of the {split} answers: {before:.3f} before, {now:.3f} after")
+    asked = {"--original": model, "--unlearned": out, "--forget": forget, "--retain": retain, "--concept": concept}
+    asked |= {
+        "--template": template if template != QUESTION else None,
+        "--dtype": dtype if dtype != "float32" else None,
+    }
+    said = " ".join(f"{option} {shlex.quote(str(value))}" for option, value in asked.items() if value is not None)
+    typer.echo(f"audit it: vestige audit {said} --out REPORT  (and --never or --retrained, if you have one)")
 
 
 @app.command()

@@ -91,6 +91,11 @@ def _is_plain_one(one: Any) -> bool:
     return (one in _PLAIN and one is not NoneType) or get_origin(one) in (Literal, Sequence)
 
 
+def _holds_others(one: Any) -> bool:
+    origin: Any = get_origin(one)
+    return origin in (Sequence, Mapping)
+
+
 def _fits(value: Any, hint: Any) -> bool:
     return any(_fits_one(value, one) for one in _choices(hint))
 
@@ -111,7 +116,8 @@ def _fits_one(value: Any, hint: Any) -> bool:
 def described(hint: Any) -> str:
     """Say in words what a setting of a type takes."""
     parts = []
-    for one in _choices(hint):
+    # Lists last, so that what may stand in place of one is not read as part of it.
+    for one in sorted(_choices(hint), key=_holds_others):
         if get_origin(one) is Literal:
             parts += [repr(choice) for choice in get_args(one)]
         elif get_origin(one) is Sequence:

@@ -158,6 +158,7 @@ def test_unlearn_then_audit(run: Run, files: Path, tmp_path: Path) -> None:
     assert code == 0, err
     assert "gradient_ascent (removal, acts through weights) is in edit" in out
     assert "vestige audit --original" in out
+    assert re.search(r"mean probability of the forget answers: 0\.\d+ before, 0\.\d+ after", out)
     code, out, err = run(
         *UNLEARN,
         "--method",
@@ -427,3 +428,44 @@ def test_a_real_interrupt_leaves_nothing(files: Path, tmp_path: Path) -> None:
     assert out == ""
     assert "Traceback" not in err
     assert left_in(tmp_path) == []
+
+
+def test_one_method_builds_on_another(run: Run, tmp_path: Path) -> None:
+    fast = ("--set", "steps=2", "--set", "lr=1e-3")
+    assert run(*UNLEARN, "--method", "gradient_ascent", *fast, "--out", "first")[0] == 0
+    code, out, err = run(*UNLEARN, "--method", "neuron_adjust", "--after", "first", "--out", "both", "--json")
+    assert code == 0, err
+    summary = json.loads(out)
+    assert summary["method"] == "gradient_ascent + neuron_adjust"
+    assert summary["intent"] == "suppression"
+    assert summary["acts_through"] == ["weights", "edits"]
+    both = Intervention.load(tmp_path / "both")
+    assert [step.spec.name for step in both.steps] == ["gradient_ascent", "neuron_adjust"]
+    code, out, err = run(*UNLEARN, "--method", "neuron_adjust", "--after", "nowhere", "--out", "third")
+    assert (code, out) == (2, "")
+    assert "there is no folder 'nowhere'" in err
+    code, out, err = run(*UNLEARN, "--method", "npo", "--after", "both", "--bake", "--out", "third")
+    assert (code, out) == (2, "")
+    assert "neuron_adjust is not made of weights, so there is no model to write; leave --bake out" in err
+    assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.filterwarnings("always:.*fitted on other weights")
+def test_an_audit_of_other_weights_than_were_fitted_on_says_so(run: Run) -> None:
+    fast = ("--set", "steps=2", "--set", "lr=1e-3")
+    assert run(*UNLEARN, "--method", "gradient_ascent", *fast, "--out", "edit")[0] == 0
+    ask = ("--forget", "{forget}", "--retain", "{kept}", "--unlearned", "edit", "--max-items", "4")
+    code, _, err = run("audit", "--original", "{full}", *ask, "--out", "same")
+    assert (code, err) == (0, "")
+    code, _, err = run("audit", "--original", "{never}", *ask, "--out", "other")
+    assert code == 0
+    assert "'gradient_ascent' was fitted on other weights (or another dtype)" in err
+
+
+def test_a_method_that_acts_at_a_site_takes_it_as_an_option(run: Run) -> None:
+    code, _, err = run(*UNLEARN, "--method", "leace", "--out", "edit")
+    assert code == 2
+    assert "leace has to be told its site; pass --site resid_post.2" in err
+    code, _, err = run(*UNLEARN, "--method", "npo", "--site", "resid_post.1", "--out", "edit")
+    assert code == 2
+    assert "npo takes no --site" in err

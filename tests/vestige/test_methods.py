@@ -73,11 +73,11 @@ def test_values_are_json_and_plain_text_where_that_fits(pair: str, value: Any) -
         ("lr=1e999", "lr needs a number"),
         ("steps=1.5", "steps needs a whole number or null"),
         ("mode=nothing", "mode needs 'zero' or 'mean'"),
-        ("layers=2", r"layers needs a list \[...\], each a whole number or null"),
-        ('layers=["a"]', "layers needs a list"),
+        ("layers=2", r"layers needs null or a list \[...\], each a whole number; got"),
+        ('layers=["a"]', "layers needs null or a list"),
         ("exact=1", "exact needs true or false"),
-        ("words=[1]", r'words needs an object {"name": value, ...}'),
-        ('words={"a": 1}', "words needs an object"),
+        ("words=[1]", r'words needs null or an object {"name": value, ...}'),
+        ('words={"a": 1}', "words needs null or an object"),
     ],
 )
 def test_a_value_of_another_type_says_what_is_needed(pair: str, needed: str) -> None:

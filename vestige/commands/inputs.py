@@ -57,7 +57,13 @@ def intervention(folder: Path | None) -> Intervention | None:
     Raises:
         VestigeError: The folder holds none.
     """
-    return None if folder is None else Intervention.load(folder)
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        raise VestigeError(f"there is no folder '{folder}' with an intervention to build on")
+    if (folder / "config.json").is_file() and not (folder / "intervention.json").is_file():
+        raise VestigeError(f"'{folder}' is a model, not an intervention; pass it as --model")
+    return Intervention.load(folder)
 
 
 def plain_output() -> None:

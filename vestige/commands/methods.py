@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -27,11 +28,18 @@ def rows() -> list[dict[str, Any]]:
 def row(name: str) -> dict[str, Any]:
     """Return one method as JSON values, with its settings and what its function says.
 
+    Settings of the training loop have no default here: each method's description says which it takes.
+
     Raises:
         VestigeError: There is no such method.
     """
     function = method(name)
-    settings = {key: described(hint) for key, hint in text_settings(function).items()}
+    given = inspect.signature(function).parameters
+    settings = {}
+    for key, hint in text_settings(function).items():
+        default = given[key].default if key in given else None
+        said = "required" if default is inspect.Parameter.empty else f"default {json.dumps(default, default=str)}"
+        settings[key] = described(hint) + (f" ({said})" if key in given else "")
     return {**_row(METHODS[name]), "settings": settings, "description": inspect.getdoc(function) or ""}
 
 

@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
-from probes import find_concept_vectors
+from hooked.fingerprint import weights_sha256
+from probes import answer_probability, find_concept_vectors
 from vestige.catalogue import METHODS
 from vestige.context import within_context
-from vestige.items import as_completion
+from vestige.items import as_completion, audit_items
 from vestige.methods import method, required_settings, settings, text_settings
 from vestige.on_direction import fit_on_direction
 from vestige.on_sae import fit_on_sae
@@ -20,6 +23,7 @@ from vestige.words import concept_words
 
 # Tokens left free behind a prompt, as the audit leaves them for what is generated.
 ROOM = 24
+ASKED = 64
 
 
 def fit(
@@ -69,7 +73,7 @@ def fit(
                 progress=progress,
             )
     function = method(name)
-    arguments = {
+    arguments: dict[str, Any] = {
         key: value for key, value in (("seed", seed), ("progress", progress)) if key in text_settings(function)
     }
     arguments |= settings(function, pairs)
@@ -97,6 +101,46 @@ def fit(
     positional = (model, vectors) if name == "ablate_vectors" else (model, data, vectors)
     edited: Intervention = function(*positional, **arguments)
     return edited
+
+
+def marked(intervention: Intervention, model: HookedModel) -> Intervention:
+    """Return an intervention that knows which weights it was fitted on, so that an audit can tell others from them."""
+    settings = {**intervention.spec.settings, "fitted_on": weights_sha256(model)}
+    return replace(intervention, spec=replace(intervention.spec, settings=settings))
+
+
+def check_bake(name: str, after: Intervention | None) -> None:
+    """Refuse, before anything is fitted, to bake what never is made of weights.
+
+    Raises:
+        VestigeError: The method, or what it builds on, acts on logits, prompts or activations.
+    """
+    outside = [] if after is None else [step.spec.name for step in after.steps if step.points != ("weights",)]
+    outside += [name] if {"logits", "embedding", "gate"} & {*METHODS[name].points} else []
+    if outside:
+        raise VestigeError(
+            f"{outside[0]} is not made of weights, so there is no model to write; leave --bake out to save it as it is"
+        )
+
+
+@torch.no_grad()
+def effect(model: HookedModel, intervention: Intervention, data: UnlearnData) -> dict[str, tuple[float, float]]:
+    """Return the mean probability of the answers to forget and to keep, before and after.
+
+    Args:
+        model: The original.
+        intervention: What was fitted.
+        data: As it was fitted on; at most 64 items of a split are asked, cut as the audit cuts them.
+
+    Raises:
+        VestigeError: Nothing can be asked.
+    """
+    prepared, _ = within_context(model, audit_items(data, max_items=ASKED, seed=0), max_new_tokens=ROOM)
+    splits = {name: items for name in ("forget", "retain") if (items := getattr(prepared, name))}
+    before = {name: float(answer_probability(model, items).mean()) for name, items in splits.items()}
+    with intervention.applied(model) as view:
+        after = {name: float(answer_probability(view, items).mean()) for name, items in splits.items()}
+    return {name: (before[name], after[name]) for name in splits}
 
 
 def check_sae(name: str, sae: str | None, sae_id: str | None) -> None:
@@ -127,7 +171,9 @@ def check_site(name: str, site: str | None, sae: str | None) -> None:
         raise VestigeError(f"{name} takes no --site; leave it out")
 
 
-def run(intervention: Intervention, model: HookedModel, *, out: Path, overwrite: bool, bake: bool) -> dict[str, Any]:
+def run(
+    intervention: Intervention, model: HookedModel, data: UnlearnData, *, out: Path, overwrite: bool, bake: bool
+) -> dict[str, Any]:
     """Write a fitted method, as an intervention or (with `bake`) as a Hugging Face folder, and describe it."""
     with output_folder(out, overwrite=overwrite) as folder:
         if bake:
@@ -140,6 +186,7 @@ def run(intervention: Intervention, model: HookedModel, *, out: Path, overwrite:
         "intent": intervention.spec.intent,
         "acts_through": list(intervention.points),
         "changed_parameters": len(changed),
+        "probability": effect(model, intervention, data),
         "settings": dict(intervention.spec.settings),
         "source": intervention.spec.source,
         "out": str(out),
