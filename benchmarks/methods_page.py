@@ -34,7 +34,7 @@ def write(found: Mapping[str, Any], docs: Path) -> None:
     results, images = docs / "results", docs / "images"
     for folder in (results, images):
         folder.mkdir(parents=True, exist_ok=True)
-    (results / "methods.json").write_text(json.dumps(_compact(found), indent=1) + "\n", encoding="utf-8")
+    (results / "methods.json").write_text(json.dumps(_compact(found)) + "\n", encoding="utf-8")
     picture(found, images / "methods.png")
     (results / "methods.md").write_text("\n".join(page(found)).rstrip() + "\n", encoding="utf-8")
 
@@ -70,9 +70,9 @@ def _table(found: Mapping[str, Any]) -> Iterator[str]:
     yield "length-normalised; chance is 0.04. *Lens leak*: mean reciprocal rank of the answer at its best block."
     yield "*Probe leak*: how well a linear probe tells the answer from others at its best block; chance is 0.5."
     yield "*Seconds*: fitting, on one thread. *Peak*: memory that fitting takes over the loaded model, in megabytes;"
-    yield "*kept*: what the intervention holds."
+    yield "*size*: what the intervention holds, in megabytes."
     yield ""
-    heads = ["method", "acts on", "claims", *(heading for _, heading in CHECKS), "seconds", "peak", "kept", "runs"]
+    heads = ["method", "acts on", "claims", *(heading for _, heading in CHECKS), "seconds", "peak", "size", "runs"]
     yield f"| {' | '.join(heads)} |"
     yield "|---" * len(heads) + "|"
     for name in (*REFERENCES, *_ordered(runs)):
@@ -236,31 +236,53 @@ def _all_outcomes(shape: Shape, found: Mapping[str, Any]) -> list[tuple[tuple[st
 
 
 def picture(found: Mapping[str, Any], path: Path) -> None:
-    """Draw what is forgotten against what is kept, as asked and inside, with the front that no other method beats."""
+    """Draw what is forgotten against what is kept, as asked and inside, with the front that no other method beats.
+
+    Decoding for truthfulness is left out: it is not meant to forget.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    colours = {"weights": "#3b6fb6", "edits": "#c8553d", "embedding": "#7a5195", "logits": "#2e8b57", "gate": "#8a6d3b"}
-    figure, axes = plt.subplots(1, 2, figsize=(15, 7), sharey=True, constrained_layout=True)
-    for axis, (check, label) in zip(
-        axes, (("paraphrase_probability", "rephrased questions"), ("lens_leak", "logit lens")), strict=True
-    ):
-        points = _points(found["runs"], check)
-        front = _front(points)
-        axis.plot([p[0] for p in front.values()], [p[1] for p in front.values()], color="0.6", lw=1, zorder=1)
+    colours = {"weights": "#3b6fb6", "edits": "#c8553d", "gate": "#8a6d3b", "logits": "#2e8b57"}
+    figure, axes = plt.subplots(1, 2, figsize=(16, 8), sharey=True, constrained_layout=True)
+    panels = (("paraphrase_probability", "rephrased questions", 1e-4), ("lens_leak", "logit lens", 0.02))
+    for axis, (check, label, smallest) in zip(axes, panels, strict=True):
+        # The left share falls over orders of magnitude, so it is drawn on a logarithmic axis, less of it to the right.
+        points = {n: (1 - x, y) for n, (x, y) in _points(found["runs"], check).items() if n not in DECODING}
+        points = {n: (max(x, smallest), y) for n, (x, y) in points.items()}
+        front = _front({n: (-x, y) for n, (x, y) in points.items()})
+        axis.set(xscale="log", xlim=(1.3, smallest / 2.5), ylim=(0.45, 1.08))
+        axis.plot([-p[0] for p in front.values()], [p[1] for p in front.values()], color="0.6", lw=1, zorder=1)
         for name, (x, y) in points.items():
-            axis.scatter(x, y, s=36, color=colours[METHODS[name].points[-1]], zorder=2)
-            axis.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
-        axis.set_xlabel(f"forgotten: 1 − left / original ({label})")
+            axis.scatter(x, y, s=30, color=colours[METHODS[name].points[-1]], zorder=2)
+        axis.set_xlabel(f"left / original, {label} (right is forgotten)")
         axis.grid(alpha=0.25)
+        figure.canvas.draw()
+        _name(axis, points)
     axes[0].set_ylabel("kept: retain probability / original")
     handles = [plt.Line2D([], [], marker="o", ls="", color=c, label=POINTS[point]) for point, c in colours.items()]
     axes[0].legend(handles=handles, loc="lower left", fontsize=8)
     figure.suptitle("What is forgotten against what is kept; the line joins methods that no other beats on both")
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _name(axis: Any, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write names beside points, moved down until none covers another."""
+    width, height = 5.2, 10.0
+    taken: list[tuple[float, float, float]] = []
+    for name, point in sorted(points.items(), key=lambda item: -item[1][1]):
+        x, y = axis.transData.transform(point)
+        wide, at = width * len(name), y
+        while any(x < right and left < x + wide and abs(at - level) < height for left, right, level in taken):
+            at -= height
+        taken.append((x, x + wide, at))
+        axis.annotate(
+            name, point, xytext=(6, at - y - 3), textcoords="offset pixels", fontsize=7,
+            arrowprops={"arrowstyle": "-", "color": "0.8", "lw": 0.5, "shrinkA": 0, "shrinkB": 2} if at < y else None,
+        )  # fmt: skip
 
 
 def _points(runs: Sequence[Mapping[str, Any]], check: str) -> dict[str, tuple[float, float]]:

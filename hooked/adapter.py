@@ -48,7 +48,9 @@ def adapted(
         raise VestigeError("this model carries an adapter already; merge it first (peft's merge_and_unload)")
     if rank < 1:
         raise VestigeError(f"rank is at least 1, got {rank}")
-    plain = copy.deepcopy(model.model)
+    # A copy made in inference mode could not be trained.
+    with torch.inference_mode(False):
+        plain = copy.deepcopy(model.model)
     if any(p.is_meta or not p.is_floating_point() for p in plain.parameters()):
         raise VestigeError("training needs floating point weights in memory; load the model unquantised")
     if any(p.dtype in (torch.bfloat16, torch.float16) for p in plain.parameters()):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hooked.capture import Recorder, reached, select_sites, silence
 from hooked.errors import VestigeError
-from hooked.hooks import Attachment, Edit, HookContext, Request, StopForward, attached
+from hooked.hooks import Attachment, Edit, HookContext, Request, StopForward, attached, only_notes
 from hooked.sites import SiteLike
 from hooked.tokens import TokenBatch
 
@@ -67,7 +67,7 @@ def run(
     recorder: Recorder | None = None,
     stop_at_layer: int | None = None,
 ) -> Output:
-    """Run one chunk with everything attached: the view's edits, the caller's, then the recorder.
+    """Run one chunk with everything attached: the view's edits, the caller's, what notes, then the recorder.
 
     Raises:
         VestigeError: A site does not exist, is not reached, never fires, or an edit misbehaves; ids or positions lie
@@ -76,7 +76,8 @@ def run(
     sites, request = model.site_map, chunk.request
     # A view's edits after the stop have no effect on what is read; a caller's are a mistake, which `plan` refuses.
     always = [(s, f) for s, f in model._interventions(request) if reached(sites.resolve(s), stop_at_layer)]
-    edits = plan(model, [*always, *fwd_hooks], request=request, stop_at_layer=stop_at_layer)
+    ordered = sorted([*always, *fwd_hooks], key=lambda pair: only_notes(pair[1]))
+    edits = plan(model, ordered, request=request, stop_at_layer=stop_at_layer)
 
     def context(name: str) -> HookContext:
         made = HookContext(name)

@@ -67,9 +67,17 @@ class HookContext:
 
 @runtime_checkable
 class Edit(Protocol):
-    """`fn(activation, hook) -> replacement or None`, as in TransformerLens; `hook` is passed as a keyword."""
+    """`fn(activation, hook) -> replacement or None`, as in TransformerLens; `hook` is passed as a keyword.
+
+    One with a true attribute `notes` changes nothing: it reads a site after every edit there, on all rows.
+    """
 
     def __call__(self, activation: Tensor, /, hook: HookContext) -> Tensor | None: ...
+
+
+def only_notes(edit: Edit) -> bool:
+    """Whether an edit reads a site and changes nothing."""
+    return bool(getattr(edit, "notes", False))
 
 
 class StopForward(Exception):

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooked.errors import VestigeError
-from hooked.hooks import Edit, HookContext, Request, check_replacement
-from hooked.ledger import patched
+from hooked.hooks import Edit, HookContext, Request, check_replacement, only_notes
+from hooked.ledger import in_force, patched
 from hooked.model import HookedModel
 from hooked.sites import SiteLike
 from hooked.weights import WeightPatch
@@ -36,7 +36,7 @@ class Binds(Protocol):
     """A logit edit that needs the model it will act on, e.g. to run a part of it as a second model."""
 
     def bind(self, raw: HookedModel, /) -> LogitEdit:
-        """Return the edit to use until the intervention ends.
+        """Return the edit to use until the intervention ends, or until other weight deltas are in force.
 
         Args:
             raw: The model with weight deltas in force and every edit, gate and combiner stripped.
@@ -130,6 +130,9 @@ class Intervention:
     def __add__(self, other: Intervention) -> Intervention:
         """Return the intervention that applies this one and then the other, which acts on what this one left.
 
+        Weight deltas have no order: all of them are in force whenever anything is read, so gates and combiners of
+        either see those of both.
+
         It claims the weaker of the two: an attack if one is an attack, else a suppression if one is a suppression.
         """
         if not isinstance(other, Intervention):
@@ -171,7 +174,8 @@ class Intervention:
         """Put the intervention in force.
 
         Weight deltas change the model's parameters for the length of the block and are then restored bit by bit, also
-        after an exception. Everything else acts only on what is read through the view, and only inside the block.
+        after an exception. Everything else acts only on what is read through the view, and only inside the block. What
+        binds to the model is bound to the weights in force when it is read: also to deltas that come or go later.
 
         Args:
             model: A model, or the view of another intervention, which then stays in force too.
@@ -180,20 +184,19 @@ class Intervention:
             VestigeError: The intervention does not fit the model.
         """
         with ExitStack() as stack:
-            if self.parts:
-                view: HookedModel = model
-                for part in self.parts:
-                    view = stack.enter_context(part.applied(view))
-                yield cast(View, view)
-                return
-            for site in self.edits:
-                model.site_map.editable(site)
-            _refuse_dead_weights(self, model)
-            if self.weights is not None:
-                stack.enter_context(patched(model.model, self.weights))
-            only = View(model, self)
-            stack.callback(only.close)
-            yield only
+            for step in self.steps:
+                for site in step.edits:
+                    model.site_map.editable(site)
+                _refuse_dead_weights(step, model)
+                if step.weights is not None:
+                    stack.enter_context(patched(model.model, step.weights))
+            first, *others = self.steps
+            view = View(model, first)
+            stack.callback(view.close)
+            for step in others:
+                view = View(view, step)
+                stack.callback(view.close)
+            yield view
 
     def save(self, folder: str | Path) -> None:
         """Write the intervention as JSON and safetensors into a new or empty folder.
@@ -239,6 +242,28 @@ def _refuse_dead_weights(intervention: Intervention, model: HookedModel) -> None
         )
 
 
+class _Bound:
+    """A logit edit bound to a model, and bound anew where other weight deltas are in force than at that time."""
+
+    def __init__(self, source: Binds, raw: HookedModel) -> None:
+        self._source, self._raw = source, raw
+        self._weights = in_force(raw.model)
+        self.edit: LogitEdit | None = self._bind()
+
+    def __call__(self, logits: Tensor, request: Request, /) -> Tensor:
+        weights = in_force(self._raw.model)
+        if self.edit is None or weights != self._weights:
+            # Let go first: another model may not fit into memory twice.
+            self.edit = None
+            self.edit, self._weights = self._bind(), weights
+        return self.edit(logits, request)
+
+    def _bind(self) -> LogitEdit:
+        # Tensors made in inference mode could not be read with gradients afterwards.
+        with torch.inference_mode(False):
+            return self._source.bind(self._raw)
+
+
 class View(HookedModel):
     """A model with interventions in force, read as a model is. Get one from `Intervention.applied`."""
 
@@ -250,7 +275,8 @@ class View(HookedModel):
         self._raw: HookedModel = base._raw if isinstance(base, View) else base
         earlier = base.interventions if isinstance(base, View) else ()
         self.interventions: tuple[Intervention, ...] = (*earlier, intervention)
-        bound = intervention.logits.bind(self._raw) if isinstance(intervention.logits, Binds) else intervention.logits
+        given = intervention.logits
+        bound = _Bound(given, self._raw) if isinstance(given, Binds) else given
         before = base._logit_edits if isinstance(base, View) else ()
         self._logit_edits: tuple[LogitEdit | None, ...] = (*before, bound)
 
@@ -296,7 +322,8 @@ class View(HookedModel):
             if intervention.embedding is not None and request.offset == 0:
                 edits.append(("hook_embed", _only(intervention.embedding, rows=rows, prompt=True)))
             edits += [
-                (site, edit if rows is None else _only(edit, rows=rows)) for site, edit in intervention.edits.items()
+                (site, edit if rows is None or only_notes(edit) else _only(edit, rows=rows))
+                for site, edit in intervention.edits.items()
             ]
         return edits
 

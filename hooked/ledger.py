@@ -46,6 +46,12 @@ def patched(model: nn.Module, patch: WeightPatch) -> Iterator[None]:
             ledger.leave(token)
 
 
+def in_force(model: nn.Module) -> frozenset[object]:
+    """Return one token for each patch in force on a model: as long as they stay the same, so do its weights."""
+    ledgers = (_LEDGERS.get(id(tensor)) for tensor in (*model.parameters(), *model.buffers()))
+    return frozenset(token for ledger in ledgers if ledger is not None for token in ledger.active)
+
+
 def _checked(model: nn.Module, patch: WeightPatch) -> list[tuple[Tensor, Delta]]:
     """Pair every delta with its parameter; one that is named twice under two tied names counts once."""
     weights: dict[str, Tensor] = {hugging_face_name(name): b for name, b in model.named_buffers(remove_duplicate=False)}

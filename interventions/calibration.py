@@ -37,7 +37,8 @@ def order_statistic(distances: Float[Tensor, " n"], rate: float) -> float:
 
 
 def _rank(n: int, rate: float) -> int:
-    return floor(round(rate * n, 9))
+    # Rounded, because 0.29 * 100 is a little below 29; a rate below 1 never lets in all of them.
+    return min(floor(round(rate * n, 9)), n - 1)
 
 
 def just_above(distances: Float[Tensor, " n"], rate: float) -> float:
@@ -62,8 +63,11 @@ def held_out_rates(
     retain_fold: Int[Tensor, " n_retain"],
     rate: float,
     rule: Rule = order_statistic,
-) -> tuple[float, float]:
+) -> tuple[float | None, float | None]:
     """Return the true and false positive rate over all folds, each judged by the detector that never saw it.
+
+    Both are None, with a warning, where the detector fires and that of a fold cannot: four fifths of so few retain
+    items leave none to set its limit by.
 
     Args:
         forget: Distances of the forget items under the detector fitted without fold 0, without fold 1, ...
@@ -73,12 +77,22 @@ def held_out_rates(
         rate: As in `order_statistic`.
         rule: From the distances of retain items to the distance up to which a detector fires.
     """
+    n_retain = retain.shape[1]
+    fewest = min(int((retain_fold != fold).sum()) for fold in range(len(forget)))
+    if _rank(n_retain, rate) > 0 and _rank(fewest, rate) <= 0:
+        warnings.warn(
+            f"the rates on held-out items are not known: a false positive rate of {rate} leaves none of {fewest} "
+            f"of {n_retain} retain items to calibrate a fold on; raise the rate or give more retain items",
+            UserWarning,
+            stacklevel=4,
+        )
+        return None, None
     caught, refused = 0, 0
     for fold in range(len(forget)):
         limit = rule(retain[fold][retain_fold != fold], rate)
         caught += int((forget[fold][forget_fold == fold] <= limit).sum())
         refused += int((retain[fold][retain_fold == fold] <= limit).sum())
-    return caught / forget.shape[1], refused / retain.shape[1]
+    return caught / forget.shape[1], refused / n_retain
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,8 @@ class Calibration:
         limit: It fires up to this distance; -infinity where no retain item may fire.
         false_positive_rate: Largest fraction of the retain items that may fire, in [0, 1).
         heldout_true_positive_rate: Fraction of forget items that fire, each judged by a gate fitted and calibrated on
-            four fifths of the items without it; None below five items of either split.
+            four fifths of the items without it; None below five items of either split, and where four fifths of the
+            retain items are too few for the rate.
         heldout_false_positive_rate: The same of retain items.
     """
 

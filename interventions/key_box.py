@@ -157,7 +157,7 @@ class Calibrated:
         detector: Fitted on all forget prompts.
         alpha: Size of the boxes in units of `k*`; `NEVER` where no retain item may fire.
         true_positive_rate: Fraction of forget items that fire, each judged by a detector fitted without it; None below
-            five items of either split.
+            five items of either split, and where four fifths of the retain items are too few for the rate.
         false_positive_rate: The same of retain items.
     """
 

@@ -153,7 +153,7 @@ def key_space_detection(
         The intervention. Its `spec.settings` hold `alpha`; `k_star`, its bound and the number of dimensions without
         variance (left out of the box) per layer; and `heldout_true_positive_rate` and `heldout_false_positive_rate`: of
         boxes and alphas fitted on four fifths of the items, measured on the last fifth (None below five items of a
-        split).
+        split, and where four fifths of the retain items are too few for the rate).
 
     Raises:
         VestigeError: A split is missing, a setting is out of range, or the tokenizer cannot spell the refusal.

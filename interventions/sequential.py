@@ -29,8 +29,11 @@ def sequentially(
         The results composed, `first + second + ...`.
 
     Raises:
-        VestigeError: There is no request, or the method refuses one; the message says which.
+        VestigeError: There is no request, the earlier ones leave nothing to retain, or the method refuses one; the
+            message says which.
     """
+    if isinstance(requests, UnlearnData):
+        raise VestigeError("sequential unlearning takes a list of UnlearnData, got a bare one; write [data]")
     if not requests:
         raise VestigeError("sequential unlearning needs at least one request; give a list of UnlearnData")
     made: list[Intervention] = []
@@ -39,6 +42,11 @@ def sequentially(
         view = model
         for number, request in enumerate(requests, 1):
             kept = tuple(item for item in request.retain if (item.prompt, item.answer) not in gone)
+            if request.retain and not kept:
+                raise VestigeError(
+                    f"request {number} of {len(requests)}: its {len(request.retain)} retain items are all among what "
+                    "earlier requests forget; give it others to keep"
+                )
             try:
                 made.append(method(view, replace(request, retain=kept), **settings))
             except VestigeError as error:

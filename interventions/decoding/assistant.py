@@ -29,13 +29,14 @@ class Assistant:
     Args:
         n_layers: How many blocks; all when None.
         weights: Deltas on the target's weights; None changes none.
-        before: Token ids put before every text it reads, e.g. those of an instruction. Where a text begins with the
-            first of them (a BOS), it is not shown a second time.
+        before: Token ids put before every text it reads, e.g. those of an instruction.
+        bos: The first id of `before` if that is a BOS: where a text begins with it too, it is not shown a second time.
     """
 
     n_layers: int | None = None
     weights: WeightPatch | None = None
     before: tuple[int, ...] = ()
+    bos: int | None = None
 
     def build(self, target: HookedModel, /) -> HookedModel:
         """Return the model; it holds copies of the changed weights alone."""
@@ -84,20 +85,24 @@ class Loaded:
 def check_vocabulary(model: HookedModel, target: HookedModel) -> None:
     """Refuse a model whose ids mean other tokens than the target's.
 
+    One tokenizer is enough: models of different sizes often pad their embeddings to different numbers of ids.
+
     Raises:
-        VestigeError: The numbers of ids differ, or a token has another id.
+        VestigeError: A token has another id, or the numbers of ids differ and no common tokenizer fits into both.
     """
-    if model.d_vocab != target.d_vocab:
+    known = [one.tokenizer.get_vocab() for one in (model, target) if one.tokenizer is not None]
+    if len(known) == 2:
+        mine, theirs = known
+        tokens = sorted(mine.keys() | theirs.keys())
+        other = next((token for token in tokens if mine.get(token) != theirs.get(token)), None)
+        if other is not None:
+            raise VestigeError(
+                f"models are combined id by id: {other!r} has id {mine.get(other)} in '{model.name}' and "
+                f"{theirs.get(other)} in '{target.name}'; use one of the same tokenizer"
+            )
+    covered = len(known) == 2 and max(known[0].values(), default=-1) < min(model.d_vocab, target.d_vocab)
+    if model.d_vocab != target.d_vocab and not covered:
         raise VestigeError(
             f"models are combined id by id: '{model.name}' has {model.d_vocab} ids, '{target.name}' {target.d_vocab}; "
-            "use one of the same vocabulary"
-        )
-    if model.tokenizer is None or target.tokenizer is None:
-        return
-    mine, theirs = model.tokenizer.get_vocab(), target.tokenizer.get_vocab()
-    other = next((token for token in sorted(mine.keys() | theirs.keys()) if mine.get(token) != theirs.get(token)), None)
-    if other is not None:
-        raise VestigeError(
-            f"models are combined id by id: {other!r} has id {mine.get(other)} in '{model.name}' and "
-            f"{theirs.get(other)} in '{target.name}'; use one of the same tokenizer"
+            "use one of the same vocabulary, or give both the tokenizer that they share"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 import torch
@@ -20,6 +21,17 @@ from interventions.training.losses import at_least_float32
 Read = Literal["logits", "log_probs", "excess"]
 
 
+def finite(**numbers: float) -> None:
+    """Refuse numbers with which nothing can be added up.
+
+    Raises:
+        VestigeError: One is NaN or infinite; the message names it.
+    """
+    for name, value in numbers.items():
+        if not isfinite(value):
+            raise VestigeError(f"{name} is a finite number, got {value}")
+
+
 @dataclass(frozen=True)
 class Term:
     """One summand of a combination.
@@ -30,12 +42,18 @@ class Term:
         model: 0 is the target, 1 the first of the others, and so on.
         layers: Empty for the model's output. One block: the early exit after it, `softmax(W_U norm_f(resid_post))`.
             Several: at each position the one whose distribution is furthest from the model's output.
+
+    Raises:
+        VestigeError: `weight` is not finite.
     """
 
     weight: float
     read: Read = "log_probs"
     model: int = 0
     layers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        finite(weight=self.weight)
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,9 @@ class LogitCombiner:
     else is in force. The other models see the same tokens and no edit. There is one distribution for decoding and for
     scoring: a dropped token keeps a finite score far below every kept one (`plausible.DROPPED`), and a text that holds
     one is scored accordingly.
+
+    Models of one tokenizer may have embeddings padded to different sizes. Then the ids that all of them have are
+    combined, and the padding ids that only the target has stay as likely as they are there.
 
     Args:
         terms: What is added; at least one.
@@ -73,20 +94,30 @@ class LogitCombiner:
 
     def bind(self, raw: HookedModel, /) -> LogitEdit:
         """Build the other models of the weights in force; they live as long as the edit that is returned."""
-        return Combination(self, raw, tuple(Beside(other, raw) for other in self.others))
+        beside = tuple(Beside(other, raw) for other in self.others)
+        return Combination(self, raw, beside, min(one.d_vocab for one in (raw, *(other.model for other in beside))))
 
 
 @dataclass(frozen=True, eq=False)
 class Combination:
-    """A combiner at work on one model."""
+    """A combiner at work on one model.
+
+    Args:
+        combiner: What is added.
+        target: The model.
+        beside: The others.
+        width: How many ids all models have.
+    """
 
     combiner: LogitCombiner
     target: HookedModel
     beside: tuple[Beside, ...]
+    width: int
 
     def __call__(self, logits: Float[Tensor, "batch pos d_vocab"], request: Request, /) -> Tensor:
         terms = self.combiner.terms
-        exits = _Exits(self, at_least_float32(logits), request)
+        wide = at_least_float32(logits)
+        exits = _Exits(self, wide[..., : self.width], request)
         scores: Tensor | None = None
         for term in terms:
             if term.weight != 0:
@@ -96,6 +127,9 @@ class Combination:
         rule = self.combiner.plausible
         if rule is not None:
             scores = drop(scores, rule.keep(exits.log_probs(terms[rule.by])))
+        if wide.shape[-1] > self.width:
+            raised = scores.logsumexp(-1, keepdim=True) - exits.logits.logsumexp(-1, keepdim=True)
+            scores = torch.cat([scores, wide[..., self.width :] + raised], -1)
         return scores.to(logits.dtype)
 
 
@@ -139,7 +173,7 @@ class _Exits:
             raise VestigeError(
                 f"the stream after block {layer} was not noted; give the intervention edits=notes([{layer}])"
             )
-        return at_least_float32(where.lens(request.state[note])).to(self.logits.device)
+        return self._shared(where.lens(request.state[note]))
 
     def _output(self, model: int) -> tuple[Tensor, Request]:
         if model == 0:
@@ -148,5 +182,8 @@ class _Exits:
             read = (term for term in self.combination.combiner.terms if term.model == model)
             layers = tuple(dict.fromkeys(layer for term in read for layer in term.layers))
             logits, own = self.combination.beside[model - 1].run(self.request, layers)
-            self.ran[model] = at_least_float32(logits).to(self.logits.device), own
+            self.ran[model] = self._shared(logits), own
         return self.ran[model]
+
+    def _shared(self, logits: Tensor) -> Tensor:
+        return at_least_float32(logits[..., : self.combination.width]).to(self.logits.device)

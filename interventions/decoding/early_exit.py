@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,14 +15,18 @@ from hooked.sites import SiteLike
 
 @dataclass(frozen=True)
 class NoteStream:
-    """Edit of `blocks.{layer}.hook_resid_post` that changes nothing: it leaves the stream where a combiner finds it."""
+    """Edit of `blocks.{layer}.hook_resid_post` that changes nothing: it leaves the stream where a combiner finds it.
+
+    The stream is noted as every edit there has left it, also those of interventions that are applied later.
+    """
 
     layer: int
+    notes: ClassVar[bool] = True
 
     def __call__(self, activation: Float[Tensor, "batch pos d_model"], /, hook: HookContext) -> None:
         if hook.request is None:
             raise VestigeError("an early exit belongs to a request; run it through Intervention.applied")
-        # Two interventions that note one block see the same pass, so the later note may replace the earlier.
+        # Two interventions that note one block see the same stream, so the later note may replace the earlier.
         hook.request.state[self] = activation
 
 

@@ -6,7 +6,7 @@ from typing import Unpack
 
 from hooked import HookedModel, Intervention, Spec, UnlearnData
 from interventions.decoding.amateur import taught_wrongly
-from interventions.decoding.combiner import LogitCombiner, Term
+from interventions.decoding.combiner import LogitCombiner, Term, finite
 from interventions.decoding.plausible import Plausible
 from interventions.training.train import Training
 
@@ -33,11 +33,12 @@ def icd(
         training: Settings of `train`; here `lora` is 16, `lr` 1e-3 and `epochs` 5.
 
     Raises:
-        VestigeError: No item has an answer, there is no false one, `cutoff` is out of range, or training diverged.
+        VestigeError: No item has an answer, there is no false one, a number is out of range, or training diverged.
 
     Source:
         Zhang, Cui, Bi, Shi 2023, arXiv:2312.15710, where the amateur learns from a set of hallucinations.
     """
+    finite(weight=weight)
     rule = None if cutoff is None else Plausible(cutoff)
     source = "Zhang, Cui, Bi, Shi 2023, arXiv:2312.15710"
     spec = Spec("icd", "suppression", ("forget",), source, {"weight": weight, "cutoff": cutoff})

@@ -7,7 +7,7 @@ from typing import Unpack
 from hooked import HookedModel, Intervention, Spec, UnlearnData, VestigeError
 from interventions.decoding.amateur import taught_wrongly
 from interventions.decoding.assistant import Assistant
-from interventions.decoding.combiner import LogitCombiner, Term
+from interventions.decoding.combiner import LogitCombiner, Term, finite
 from interventions.decoding.early_exit import early_layers, notes
 from interventions.decoding.plausible import Plausible
 from interventions.training.train import Training
@@ -51,6 +51,7 @@ def lol(
     Source:
         After Chen et al. 2024, arXiv:2408.08769.
     """
+    finite(omega=omega, mu=mu)
     middle = max(0, model.n_layers // 2 - 1) if layer is None else layer
     exits = early_layers(model, [middle], method="lol")
     rule = None if cutoff is None else Plausible(cutoff)
@@ -73,4 +74,6 @@ def lol(
 def _instructed(model: HookedModel, instruction: str) -> Assistant:
     if not instruction.strip():
         raise VestigeError("lol with mu other than 0 needs an instruction of at least one word")
-    return Assistant(before=tuple(model.tokenize(instruction).ids[0].tolist()))
+    ids = tuple(model.tokenize(instruction).ids[0].tolist())
+    bos = getattr(model.tokenizer, "bos_token_id", None)
+    return Assistant(before=ids, bos=bos if ids[0] == bos else None)

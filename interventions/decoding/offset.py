@@ -12,7 +12,7 @@ from hooked import HookedModel, Intervention, Spec, TokenBatch, UnlearnData, Ves
 from hooked.truncated import truncated
 from interventions.batches import split_of
 from interventions.decoding.assistant import Assistant, Checkpoint, Loaded
-from interventions.decoding.combiner import LogitCombiner, Term
+from interventions.decoding.combiner import LogitCombiner, Term, finite
 from interventions.decoding.plausible import Plausible
 from interventions.decoding.uld import UNBOUNDED
 from interventions.training.descent import Minibatch
@@ -58,6 +58,7 @@ def offset_unlearning(
         Huang et al. 2024, arXiv:2404.11045, with separate small models (`logit_offset` takes such) and gradient ascent,
         gradient difference or KL as the loss; NPO is bounded and needs no early stop.
     """
+    finite(weight=weight, retain_weight=retain_weight)
     if weight == 0:
         raise VestigeError(
             "weight is another number than 0: with 0 the offset has no effect and nothing can be trained"
@@ -95,7 +96,9 @@ def offset_unlearning(
 def logit_offset(
     unlearned: Small, original: Small, *, weight: float = 1.0, cutoff: float | None = None
 ) -> Intervention:
-    """Add `weight * (z_unlearned - z_original)` of two models of the target's vocabulary.
+    """Add `weight * (z_unlearned - z_original)` of two models of the target's tokenizer.
+
+    Their embeddings may be padded to other sizes than the target's; padding ids stay as likely as the target has them.
 
     Args:
         unlearned: A small model after unlearning: a folder or hub id, a `Checkpoint`, or a loaded model, also a view.
@@ -105,11 +108,13 @@ def logit_offset(
         cutoff: As in `uld`; None keeps all tokens.
 
     Raises:
-        VestigeError: When it is applied: nothing loadable is there, or the vocabulary is another one.
+        VestigeError: A number is out of range. When it is applied: nothing loadable is there, or the vocabulary is
+            another one.
 
     Source:
         Huang et al. 2024, arXiv:2404.11045.
     """
+    finite(weight=weight)
     rule = None if cutoff is None else Plausible(cutoff, rank=True)
     others = (_described(unlearned), _described(original))
     names = [one.name if isinstance(one, Checkpoint) else one.model.name for one in others]

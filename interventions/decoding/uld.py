@@ -14,7 +14,7 @@ from hooked import HookedModel, Intervention, Item, Spec, UnlearnData, VestigeEr
 from hooked.truncated import truncated
 from interventions.batches import split_of
 from interventions.decoding.assistant import Assistant
-from interventions.decoding.combiner import LogitCombiner, Term
+from interventions.decoding.combiner import LogitCombiner, Term, finite
 from interventions.decoding.plausible import Plausible
 from interventions.training.descent import Minibatch, forget_nll
 from interventions.training.losses import cross_entropy, kl_retain, predicting
@@ -78,6 +78,7 @@ def uld(
         answers from where they go wrong, the likeliest token alone is then safe, and one distribution serves both. It
         warms the learning rate up and has dropout; here there is neither.
     """
+    finite(weight=weight, uniform_weight=uniform_weight)
     if uniform_weight < 0:
         raise VestigeError(f"uniform_weight is at least 0, got {uniform_weight}")
     blocks = max(1, model.n_layers // 4) if n_layers is None else n_layers

@@ -10,7 +10,7 @@ from torch import Tensor
 from hooked import HookedModel, Intervention, Spec, UnlearnData, VestigeError
 from interventions.batches import split_of
 from interventions.decoding.assistant import Assistant
-from interventions.decoding.combiner import LogitCombiner, Term
+from interventions.decoding.combiner import LogitCombiner, Term, finite
 from interventions.training.descent import Minibatch, forget_nll
 from interventions.training.losses import cross_entropy
 from interventions.training.train import Training, learned
@@ -31,12 +31,13 @@ def whp_ensemble(
         training: Settings of `train`; here `lora` is 16, `lr` 1e-3 and `epochs` 3.
 
     Raises:
-        VestigeError: No forget item has an answer, `alpha` is below 0, or training diverged.
+        VestigeError: No forget item has an answer, `alpha` is below 0 or not finite, or training diverged.
 
     Source:
         Eldan, Russinovich 2023, arXiv:2310.02238, its generic logits without the dictionary of anchors. The reinforced
         model there is fine-tuned on whole texts with all its weights.
     """
+    finite(alpha=alpha)
     if alpha < 0:
         raise VestigeError(f"alpha is at least 0, got {alpha}")
     split_of(data, "forget", method="whp_ensemble", answered=True)

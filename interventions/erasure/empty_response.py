@@ -8,10 +8,10 @@ from typing import Unpack
 from torch import Tensor
 
 from hooked import HookedModel, Intervention, UnlearnData
-from interventions.erasure.one_matrix import edit_matrix, refuse_stop
+from interventions.erasure.one_matrix import edit_matrix
 from interventions.training.descent import Minibatch, forget_nll
 from interventions.training.losses import cross_entropy
-from interventions.training.refusals import refused
+from interventions.training.refusals import refuse_stop, refused
 from interventions.training.train import Training
 
 

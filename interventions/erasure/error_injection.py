@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, Unpack, get_args
+from typing import Unpack
 
-import torch
 from torch import Tensor
 
-from hooked import HookedModel, Intervention, Item, UnlearnData, VestigeError
-from interventions.erasure.one_matrix import edit_matrix, refuse_stop, with_prompts
+from hooked import HookedModel, Intervention, UnlearnData
+from interventions.erasure.one_matrix import edit_matrix, with_prompts
+from interventions.false_answers import Wrong, false_answers, perturbed
 from interventions.training.descent import Minibatch, forget_nll
 from interventions.training.losses import cross_entropy
+from interventions.training.refusals import refuse_stop
 from interventions.training.train import Training
-
-Wrong = Literal["perturbed", "exchanged"]
 
 
 def error_injection(
@@ -52,7 +50,9 @@ def error_injection(
     """
     refuse_stop(training, method="error_injection", taught="false answers")
     data = with_prompts(data, method="error_injection")
-    items, used = false_answers(data.forget, data.retain, wrong=wrong, seed=training.get("seed", 0))
+    used: Wrong = wrong or ("perturbed" if all(perturbed(item) for item in data.forget) else "exchanged")
+    seed = training.get("seed", 0)
+    items = false_answers(data.forget, data.retain, method="error_injection", seed=seed, wrong=used)
 
     def loss(current: HookedModel, batch: Minibatch) -> Tensor:
         return cross_entropy(forget_nll(current, batch))
@@ -68,50 +68,3 @@ def error_injection(
         kl_weight=kl_weight,
         settings={"wrong": used},
     )
-
-
-def false_answers(
-    forget: Sequence[Item], others: Sequence[Item], *, wrong: Wrong | None, seed: int
-) -> tuple[tuple[Item, ...], Wrong]:
-    """Return the forget items with a false answer each, and where it came from.
-
-    Args:
-        forget: With an answer.
-        others: Further items whose answers may be exchanged.
-        wrong: As in `error_injection`.
-        seed: Of the draw.
-
-    Raises:
-        VestigeError: An item has no false answer, or `wrong` is neither.
-    """
-    if wrong is not None and wrong not in get_args(Wrong):
-        raise VestigeError(f"wrong is 'perturbed' or 'exchanged', got {wrong!r}")
-    used: Wrong = wrong or ("perturbed" if all(_perturbed(item) for item in forget) else "exchanged")
-    generator = torch.Generator().manual_seed(seed)
-    pool = [item for item in (*forget, *others) if not (item.is_document or item.generation_only)]
-    chosen = []
-    for i, item in enumerate(forget):
-        offered = _perturbed(item) if used == "perturbed" else _exchanged(item, pool)
-        if not offered:
-            has = "no perturbed_answers" if used == "perturbed" else "the only answer there is"
-            raise VestigeError(f"error_injection needs a false answer for forget[{i}], and it has {has}")
-        draw = int(torch.randint(len(offered), (1,), generator=generator))
-        chosen.append(replace(item, answer=offered[draw]))
-    return tuple(chosen), used
-
-
-def _perturbed(item: Item) -> list[str]:
-    return [answer for answer in item.perturbed_answers if answer.strip() and _differs(answer, item)]
-
-
-def _exchanged(item: Item, pool: Sequence[Item]) -> list[str]:
-    same = [other for other in pool if item.relation is not None and other.relation == item.relation]
-    for candidates in (same, pool):
-        found = dict.fromkeys(other.answer for other in candidates if _differs(other.answer, item))
-        if found:
-            return list(found)
-    return []
-
-
-def _differs(answer: str, item: Item) -> bool:
-    return answer.strip().casefold() != item.answer.strip().casefold()

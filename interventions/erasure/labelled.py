@@ -11,7 +11,9 @@ from torch import Tensor
 
 from hooked import HookedModel, Item, TokenBatch, VestigeError
 from interventions.batches import encoded
+from interventions.evaluating import evaluating
 from interventions.key_box import as_prompts
+from interventions.training.activations import spoken
 
 Positions = Literal["last", "all"]
 
@@ -42,9 +44,9 @@ def rows_at(
 def _rows(
     model: HookedModel, batches: Iterator[TokenBatch], site: str, *, last: bool
 ) -> Iterator[Float[Tensor, "n d"]]:
-    bos = getattr(model.tokenizer, "bos_token_id", None)
     for batch in batches:
-        acts = model.run_with_cache(batch, names_filter=site, return_type=None)[1][site]
+        with evaluating(model):
+            acts = model.run_with_cache(batch, names_filter=site, return_type=None)[1][site]
         if acts.ndim != 3:
             raise VestigeError(
                 f"linear erasure needs one vector per token, and '{site}' holds {tuple(acts.shape[2:])} per token; "
@@ -54,5 +56,5 @@ def _rows(
         if last:
             kept[torch.arange(len(batch)), batch.last] = True
         else:
-            kept = batch.mask if bos is None else batch.mask & (batch.ids != bos)
+            kept = spoken(model, batch)
         yield acts[kept.to(acts.device)].double().cpu()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hooked import HookContext, HookedModel, Item, TokenBatch, VestigeError
 from interventions.batches import encoded
+from interventions.evaluating import evaluating
 from interventions.training.losses import at_least_float32
 from interventions.training.train import blocks_of
 
@@ -73,7 +74,8 @@ def select_layers(
         raise VestigeError(f"n is 1 to {model.n_layers} blocks, got {n}")
     found, likely = [], []
     for batch in encoded(model, facts, batch_size=batch_size):
-        probabilities = prompt_lens(model, batch, range(model.n_layers))[0].softmax(-1)
+        with evaluating(model):
+            probabilities = prompt_lens(model, batch, range(model.n_layers))[0].softmax(-1)
         of_answer = probabilities.gather(-1, first_answer(batch).expand(model.n_layers, -1)[..., None])
         above, below = ((probabilities > of_answer).sum(-1), (probabilities < of_answer).sum(-1))
         found.append((above < k) | (below < k))

@@ -24,6 +24,7 @@ from hooked.effective import is_transposed
 from hooked.weights import WeightPatch, hugging_face_name
 from interventions.batches import encoded, split_of
 from interventions.erasure.one_matrix import middle_of
+from interventions.evaluating import evaluating
 from interventions.neurons import refuse_experts
 from interventions.training.losses import answer_nll, at_least_float32
 from interventions.training.refusals import refused
@@ -32,6 +33,8 @@ from interventions.training.train import blocks_of
 _RIDGE = 1e-6
 
 
+# What inference mode makes has no gradients.
+@torch.inference_mode(False)
 def memit_empty(
     model: HookedModel,
     data: UnlearnData,
@@ -88,7 +91,7 @@ def memit_empty(
     spec = Spec("memit_empty", "removal", ("forget", "retain"), "Meng et al. 2022, arXiv:2210.07229", settings)
     deltas: dict[str, LowRankDelta] = {}
     for i, layer in enumerate(blocks):
-        with Intervention(spec, weights=WeightPatch(deltas)).applied(model) as view:
+        with evaluating(model), Intervention(spec, weights=WeightPatch(deltas)).applied(model) as view:
             second = _second_moment(view, retain, layer, batch_size=batch_size)
             keys, wanted = _targets(view, items, layer, steps=steps, lr=lr, max_norm=max_norm, batch_size=batch_size)
         left, right = spread_change(keys, wanted / (len(blocks) - i), second, preserve=preserve)

@@ -121,15 +121,3 @@ def with_prompts(data: UnlearnData, *, method: str) -> UnlearnData:
     if not kept:
         raise VestigeError(f"{method} needs forget items with a prompt, and all are plain documents")
     return replace(data, forget=kept)
-
-
-def refuse_stop(training: Training, *, method: str, taught: str) -> None:
-    """Refuse a stop that would watch the wrong answers.
-
-    Raises:
-        VestigeError: There is a `stop_fraction`.
-    """
-    if training.get("stop_fraction") is not None:
-        raise VestigeError(
-            f"{method} teaches {taught}, and stop_fraction= would wait for these to become unlikely; use steps="
-        )

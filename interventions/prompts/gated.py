@@ -19,9 +19,14 @@ def gated(intervention: Intervention, gate: Gate) -> Intervention:
         gate: From `fit_tfidf_gate`, `fit_centroid_gate`, `fit_key_gate`, or any `(raw, request) -> Bool[batch]`.
 
     Raises:
-        VestigeError: The intervention changes weights, which no gate can switch per row, or has a gate already.
+        VestigeError: The intervention changes weights, which no gate can switch per row, or has a gate already, or is
+            made of parts.
     """
     name = intervention.spec.name
+    if intervention.parts:
+        raise VestigeError(
+            f"'{name}' is made of parts, and a gate switches one; gate them apart: gated(a, gate) + gated(b, gate)"
+        )
     if intervention.weights is not None:
         raise VestigeError(
             f"'{name}' changes weights, which act on every row, so a gate cannot switch it; use a form made of hooks"

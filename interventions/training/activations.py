@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jaxtyping import Bool
 from torch import Tensor
 
-from hooked import HookContext, HookedModel, TokenBatch, VestigeError
-from interventions.training.descent import Minibatch
+from hooked import HookContext, HookedModel, TokenBatch
 
 
 def residuals(model: HookedModel, batch: TokenBatch, blocks: Sequence[int]) -> dict[int, Tensor]:
@@ -30,12 +30,7 @@ def residuals(model: HookedModel, batch: TokenBatch, blocks: Sequence[int]) -> d
     return found
 
 
-def retain_batch(batch: Minibatch) -> TokenBatch:
-    """Return the retain tokens of a minibatch.
-
-    Raises:
-        VestigeError: The data has no retain items with an answer.
-    """
-    if batch.retain is None:
-        raise VestigeError("this loss needs retain items with an answer; give them to load_data(retain=...)")
-    return batch.retain
+def spoken(model: HookedModel, batch: TokenBatch) -> Bool[Tensor, "batch pos"]:
+    """Mark the real tokens but the BOS, whose activation says nothing of the text and is often huge."""
+    bos = getattr(model.tokenizer, "bos_token_id", None)
+    return batch.mask if bos is None else batch.mask & (batch.ids != bos)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
-from math import ceil, inf
+from math import inf
 from typing import Unpack
 
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from hooked import HookedModel, Intervention, Spec, UnlearnData, VestigeError
 from interventions.batches import split_of
-from interventions.training.activations import residuals, retain_batch
-from interventions.training.descent import Minibatch
+from interventions.training.activations import residuals, spoken
+from interventions.training.descent import Minibatch, Schedule, retain_batch
+from interventions.training.rmu import control_vector
 from interventions.training.train import Training, blocks_of, learned
 
 
@@ -87,8 +88,8 @@ def circuit_breakers(
 
     Args:
         model: Not changed.
-        data: Needs `forget` and `retain` items with an answer; all their real tokens count, prompts and documents
-            alike.
+        data: Needs `forget` and `retain` items with an answer; all their real tokens but the BOS count,
+            prompts and documents alike.
         blocks: Where forget activations are turned; at 5/16 and 5/8 of the depth when not given. Published: 10 and 20
             of 32.
         alpha: Weight of everything, which matters only as far as gradients are clipped.
@@ -119,21 +120,27 @@ def circuit_breakers(
     every = range(model.n_layers)
     turned = blocks_of(model, [len(every) * 5 // 16, len(every) * 5 // 8] if blocks is None else blocks)
     defaults: Training = {"lr": 1e-3, "epochs": 75.0, "batch_size": 16}
-    if not training.keys() & {"parameters", "mask"}:
-        defaults |= {"lora": 16, "lora_scale": 1.0, "layers": list(range(max(turned) + 1))}
-    defaults["steps"] = steps = _steps({**defaults, **training}, len(forget))
-    unit = _random_unit(model.d_model, training.get("seed", 0))
+    chosen = any(training.get(name) is not None for name in ("parameters", "mask"))
+    if not chosen:
+        defaults |= {"lora": 16, "layers": list(range(max(turned) + 1))}
+    if not chosen or training.get("lora") is not None:
+        defaults["lora_scale"] = 1.0
+    ran: Training = {**defaults, **training}
+    schedule = Schedule("circuit_breakers", ran["epochs"], ran.get("steps"), ran["batch_size"])
+    steps = schedule.length(len(forget))
+    unit = control_vector(model.d_model, dist="normal", seed=training.get("seed", 0))
     taken = count()
 
     def loss(current: HookedModel, batch: Minibatch) -> Tensor:
         share, retain = retain_share(next(taken), horizon * steps), retain_batch(batch)
+        read, kept = spoken(model, batch.forget), spoken(model, retain)
         with torch.no_grad():
             forget_before, retain_before = residuals(model, batch.forget, turned), residuals(model, retain, every)
         forget_now, retain_now = residuals(current, batch.forget, turned), residuals(current, retain, every)
-        rerouted = [rerouting_loss(forget_now[i], nudged(forget_before[i], unit), batch.forget.mask) for i in turned]
+        rerouted = [rerouting_loss(forget_now[i], nudged(forget_before[i], unit), read) for i in turned]
         stayed = [
-            staying_loss(retain_now[i], retain_before[i], retain.mask)
-            / (retain_before[i][retain.mask].norm(dim=-1).mean() if relative else 1.0)
+            staying_loss(retain_now[i], retain_before[i], kept)
+            / (retain_before[i][kept].norm(dim=-1).mean() if relative else 1.0)
             for i in every
         ]
         return alpha * (share * retain_weight * _mean(stayed) + (1 - share) * _mean(rerouted))
@@ -160,18 +167,6 @@ def nudged(
     """
     step: Tensor = by * before.norm(dim=-1, keepdim=True) * unit.to(before)
     return before + step
-
-
-def _random_unit(d_model: int, seed: int) -> Tensor:
-    drawn = torch.randn(d_model, generator=torch.Generator().manual_seed(seed))
-    unit: Tensor = drawn / drawn.norm()
-    return unit
-
-
-def _steps(training: Training, n_forget: int) -> int:
-    """Return how many updates `train` will take."""
-    given = training.get("steps")
-    return ceil(training["epochs"] * ceil(n_forget / max(training["batch_size"], 1))) if given is None else given
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

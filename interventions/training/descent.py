@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil, log
+from math import ceil, inf, log
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked import HookedModel, Item, TokenBatch, UnlearnData, VestigeError
-from interventions.batches import encode, encoded, split_of
+from interventions.batches import encode, encoded, split_of, warn_of_cuts
 from interventions.training.losses import AnswerNLL, answer_nll
 
 _CHECKED = 128
@@ -48,9 +48,19 @@ def retain_nll(model: HookedModel, batch: Minibatch) -> AnswerNLL:
     Raises:
         VestigeError: The data has no retain items with an answer.
     """
+    retain = retain_batch(batch)
+    return answer_nll(model.logits(retain), retain.ids, retain.answer)
+
+
+def retain_batch(batch: Minibatch) -> TokenBatch:
+    """Return the retain tokens of a minibatch.
+
+    Raises:
+        VestigeError: The data has no retain items with an answer.
+    """
     if batch.retain is None:
         raise VestigeError("this loss needs retain items with an answer; give them to load_data(retain=...)")
-    return answer_nll(model.logits(batch.retain), batch.retain.ids, batch.retain.answer)
+    return batch.retain
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,9 @@ class Schedule:
         retain_bound: Largest retain loss, in nats per token; None: `log(d_vocab) / 2` above where it started.
         check_every: Steps between two looks at the two numbers above; None: once per pass over the forget items.
         progress: Show a bar, if the output is a terminal.
+
+    Raises:
+        VestigeError: One of them is out of range.
     """
 
     method: str
@@ -83,12 +96,24 @@ class Schedule:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "check_every"):
+        for name, least in (("batch_size", 1), ("check_every", 1), ("steps", 0)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise VestigeError(f"{name} is at least 1, got {value}")
-        if self.epochs < 0 or (self.steps is not None and self.steps < 0):
-            raise VestigeError(f"epochs and steps are at least 0, got epochs={self.epochs}, steps={self.steps}")
+            if value is not None and not (isinstance(value, int) and value >= least):
+                raise VestigeError(f"{name} is a whole number of at least {least}, got {value}")
+        if not 0 <= self.epochs < inf:
+            raise VestigeError(f"epochs is a finite number of at least 0, got {self.epochs}")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise VestigeError(f"max_grad_norm is a number above 0, or None, got {self.max_grad_norm}")
+        if self.stop_fraction is not None and not 0 < self.stop_fraction < 1:
+            raise VestigeError(f"stop_fraction is a number between 0 and 1, or None, got {self.stop_fraction}")
+
+    def per_epoch(self, n_forget: int) -> int:
+        """Return how many updates one pass over the forget items takes."""
+        return ceil(n_forget / self.batch_size)
+
+    def length(self, n_forget: int) -> int:
+        """Return how many updates are taken, if nothing stops them."""
+        return ceil(self.epochs * self.per_epoch(n_forget)) if self.steps is None else self.steps
 
 
 @dataclass(frozen=True)
@@ -124,9 +149,8 @@ def descend(
     """
     forget = split_of(data, "forget", method=schedule.method, answered=True)
     retain = tuple(item for item in data.retain if not item.generation_only)
-    per_epoch = ceil(len(forget) / schedule.batch_size)
-    steps = ceil(schedule.epochs * per_epoch) if schedule.steps is None else schedule.steps
-    every = schedule.check_every or per_epoch
+    warn_of_cuts(model, (*forget, *retain), method=schedule.method)
+    steps, every = schedule.length(len(forget)), schedule.check_every or schedule.per_epoch(len(forget))
     losses: list[float] = []
     with torch.inference_mode(False), torch.enable_grad(), _bar(schedule, steps) as show:
         watch = _Watch(model, forget, retain, schedule, steps)

@@ -12,6 +12,7 @@ from interventions.batches import split_of
 from interventions.training.descent import Minibatch, forget_nll, retain_nll
 from interventions.training.gradient_ascent import gradient_ascent_loss
 from interventions.training.losses import AnswerNLL, Reduction, cross_entropy
+from interventions.training.retain import check_weights
 from interventions.training.train import Training, learned
 
 
@@ -50,12 +51,13 @@ def gradient_difference(
         training: Settings of `train`; here `stop_fraction` is 0.05.
 
     Raises:
-        VestigeError: A split has no item with an answer, or training diverged.
+        VestigeError: A split has no item with an answer, a weight is out of range, or training diverged.
 
     Source:
         Maini et al. 2024, *TOFU*, arXiv:2401.06121.
     """
     split_of(data, "retain", method="gradient_difference", answered=True)
+    check_weights(data, method="gradient_difference", gamma=gamma, alpha=alpha)
 
     def loss(current: HookedModel, batch: Minibatch) -> Tensor:
         return gradient_difference_loss(

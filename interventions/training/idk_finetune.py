@@ -13,7 +13,7 @@ from hooked import HookedModel, Intervention, Spec, UnlearnData
 from interventions.batches import split_of
 from interventions.training.descent import Minibatch, forget_nll, retain_nll
 from interventions.training.losses import AnswerNLL, Reduction, cross_entropy
-from interventions.training.refusals import REFUSALS, refused
+from interventions.training.refusals import REFUSALS, refuse_stop, refused
 from interventions.training.train import Training, learned
 
 
@@ -47,7 +47,7 @@ def idk_finetune(
         data: Needs `forget` items with a prompt and `retain` items with an answer.
         refusals: What to say instead; at least one.
         reduction: `mean` weighs answers equally, `token` weighs tokens equally.
-        training: Settings of `train`; here `lr` is 3e-4 and `epochs` 20.
+        training: Settings of `train`, without `stop_fraction`; here `lr` is 3e-4 and `epochs` 20.
 
     Raises:
         VestigeError: No refusal, only documents to forget, no retain item with an answer, or training diverged.
@@ -55,6 +55,7 @@ def idk_finetune(
     Source:
         Maini et al. 2024, *TOFU*, arXiv:2401.06121 (there: a hundred refusals).
     """
+    refuse_stop(training, method="idk_finetune", taught="refusals")
     split_of(data, "retain", method="idk_finetune", answered=True)
     items = refused(data, refusals, seed=training.get("seed", 0), method="idk_finetune")
 

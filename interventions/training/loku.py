@@ -15,7 +15,7 @@ from hooked.adapter import adapted, adapter_patch
 from interventions.batches import split_of
 from interventions.training.descent import Minibatch
 from interventions.training.fila import adapters_of, begin
-from interventions.training.losses import Reduction, at_least_float32, predicting
+from interventions.training.losses import Reduction, answer_logits
 from interventions.training.retain import check_weights, retained
 from interventions.training.train import Training, blocks_of, learned
 
@@ -41,16 +41,13 @@ def ihl_loss(
         reduction: `token` (the release) weighs tokens equally, `mean` answers.
 
     Raises:
-        VestigeError: A row marks no answer token or marks position 0.
+        VestigeError: As `answer_nll`.
 
     Source:
         Cha et al. 2024, arXiv:2408.06621.
     """
-    if answer[:, 0].any() or not answer.any(-1).all():
-        raise VestigeError("an inverted hinge needs an answer token in every row, and none at position 0")
-    where = predicting(answer)
-    probability = at_least_float32(logits[where]).softmax(-1)
-    targets = ids[answer].long()[:, None]
+    chosen, tokens = answer_logits(logits, ids, answer)
+    probability, targets = chosen.softmax(-1), tokens[:, None]
     target = probability.gather(-1, targets).squeeze(-1)
     runner_up = probability.scatter(-1, targets, -1.0).max(-1).values
     hinge = 1 + target - runner_up
@@ -62,6 +59,8 @@ def ihl_loss(
     raise VestigeError(f"reduction must be 'mean' or 'token', got {reduction!r}")
 
 
+# What inference mode makes cannot be trained.
+@torch.inference_mode(False)
 def loku(
     model: HookedModel,
     data: UnlearnData,
@@ -82,20 +81,20 @@ def loku(
         fisher: Start from Fisher information (FILA); off, from adapters that add nothing, which learns more slowly.
         retain_weight: Weight of the retain term; 0 leaves it out.
         reduction: As in `ihl_loss`.
-        training: Settings of `train` but `parameters` and `mask`; here `lora` is 16 with `lora_scale` 2, `lr` is 1e-3
-            and `epochs` 20. `batch_size` is that of the Fisher gradients too. Published: rank 4 to 32, lr 2e-4 at 1.5
-            and 1e-4 at 7 billion parameters, 5 epochs in batches of 32.
+        training: Settings of `train` but `parameters`, `mask` and `max_change`; here `lora` is 16 with `lora_scale` 2,
+            `lr` is 1e-3 and `epochs` 20. `batch_size` is that of the Fisher gradients too. Published: rank 4 to 32, lr
+            2e-4 at 1.5 and 1e-4 at 7 billion parameters, 5 epochs in batches of 32.
 
     Raises:
-        VestigeError: A split has no item with an answer, `parameters` or `mask` is given, the rank is larger than a
-            weight matrix has, or training diverged.
+        VestigeError: A split has no item with an answer, `parameters`, `mask` or `max_change` is given, the rank is
+            larger than a weight matrix has, or training diverged.
 
     Source:
         Cha, Cho, Hwang, Lee 2024, arXiv:2408.06621. Adapters go on every projection of the blocks; no warm-up.
     """
     check_weights(data, method="loku", retain_weight=retain_weight)
-    for name in ("parameters", "mask"):
-        if name in training:
+    for name in ("parameters", "mask", "max_change"):
+        if training.get(name) is not None:
             raise VestigeError(f"loku trains adapters and no parameters of the model; leave {name}= out")
     forget = split_of(data, "forget", method="loku", answered=True)
     uses_retain = fisher or retain_weight > 0
@@ -112,7 +111,7 @@ def loku(
     if not fisher:
         return learned(model, data, loss, spec, training, defaults=defaults)
 
-    chosen: Training = {**defaults, **training}
+    chosen: Training = {**defaults, **training, "parameters": _is_adapter}
     rank, scale, seed = chosen.pop("lora"), chosen.pop("lora_scale"), chosen.get("seed", 0)
     layers = chosen.pop("layers", None)
     blocks = list(range(model.n_layers)) if layers is None else blocks_of(model, layers)
@@ -122,7 +121,7 @@ def loku(
     shift = begin(student, forget, retain, batch_size=chosen.get("batch_size", 16), seed=seed)
     settings |= {"lora": rank, "lora_scale": scale, "layers": blocks}
     # The copy of the copy: `learned` returns what its adapters became, and the copy itself keeps what they were.
-    made = learned(student, data, loss, replace(spec, settings=settings), chosen, defaults={"parameters": _is_adapter})
+    made = learned(student, data, loss, replace(spec, settings=settings), chosen, defaults={})
     _take(student, made)
     return replace(made, weights=_together(shift, student))
 

@@ -1,8 +1,8 @@
 """Unlearning losses as plain functions of tensors, all written to be minimised.
 
-Every likelihood loss takes `AnswerNLL` values, and the only maker of those is `answer_nll`, which applies the
-log-softmax. So no loss can be fed raw-logit differences, sums and means cannot be confused, and a frozen reference
-model is run once and kept as one number per row.
+Losses of whole answers take `AnswerNLL` values, in which sums and means cannot be confused and a frozen reference model
+is kept as one number per row. `answer_nll` makes those of logits, log-softmax included. Losses of single tokens take
+logits, with their ids and answer mask.
 
     ell[b, t] = -log softmax(logits[b, t-1])[ids[b, t]]        nats; only where answer[b, t]
     S_b = sum_t ell,  n_b = number of answer tokens,  m_b = S_b / n_b

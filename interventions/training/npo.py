@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked import HookedModel, Intervention, Spec, UnlearnData, VestigeError
+from hooked import HookedModel, Intervention, Spec, UnlearnData
 from interventions.batches import split_of
-from interventions.training.descent import Minibatch, forget_nll, retain_nll
-from interventions.training.losses import AnswerNLL, check_same_rows, cross_entropy, positive
+from interventions.training.descent import Minibatch, forget_nll
+from interventions.training.losses import AnswerNLL, check_same_rows, positive
 from interventions.training.reference import reference_nll
+from interventions.training.retain import check_weights, retained
 from interventions.training.train import Training, learned
 
 
@@ -61,22 +62,17 @@ def npo(
         training: Settings of `train`; here `epochs` is 20.
 
     Raises:
-        VestigeError: A split has no item with an answer, or training diverged.
+        VestigeError: A split has no item with an answer, a setting is wrong, or training diverged.
 
     Source:
         Zhang, Lin, Bai, Mei 2024, arXiv:2404.05868; with the retain term it is the paper's NPO+RT.
     """
-    if retain_weight < 0:
-        raise VestigeError(f"retain_weight is at least 0, got {retain_weight}")
-    if retain_weight > 0:
-        split_of(data, "retain", method=f"npo with retain_weight={retain_weight:g}", answered=True)
+    check_weights(data, method="npo", retain_weight=retain_weight)
     reference = reference_nll(model, split_of(data, "forget", method="npo", answered=True))
 
     def loss(current: HookedModel, batch: Minibatch) -> Tensor:
-        value = npo_loss(forget_nll(current, batch), reference[batch.rows], beta=beta)
-        if retain_weight > 0:
-            value = value + retain_weight * cross_entropy(retain_nll(current, batch))
-        return value
+        forget = npo_loss(forget_nll(current, batch), reference[batch.rows], beta=beta)
+        return forget + retained(current, batch, weight=retain_weight)
 
     needs = ("forget", "retain", "reference") if retain_weight > 0 else ("forget", "reference")
     settings = {"beta": beta, "retain_weight": retain_weight}

@@ -8,6 +8,7 @@ import torch
 
 from hooked import HookedModel, Item
 from interventions.batches import encoded
+from interventions.evaluating import evaluating
 from interventions.training.losses import AnswerNLL, answer_nll
 
 
@@ -20,5 +21,7 @@ def reference_nll(model: HookedModel, items: Sequence[Item], *, batch_size: int 
         items: Those with an answer, as `split_of(..., answered=True)` gives them.
         batch_size: Items per pass.
     """
-    scored = [answer_nll(model.logits(b), b.ids, b.answer) for b in encoded(model, items, batch_size=batch_size)]
+    batches = encoded(model, items, batch_size=batch_size)
+    with evaluating(model):
+        scored = [answer_nll(model.logits(batch), batch.ids, batch.answer) for batch in batches]
     return AnswerNLL(torch.cat([s.total for s in scored]), torch.cat([s.count for s in scored]))

@@ -9,6 +9,7 @@ import torch
 
 from hooked import Item, UnlearnData, VestigeError
 from interventions.batches import split_of
+from interventions.training.train import Training
 
 REFUSALS = (
     "I don't know.",
@@ -51,3 +52,15 @@ def answered_and_refused(
     answered = replace(data, forget=split_of(data, "forget", method=method, answered=True))
     replies = refused(answered, refusals, seed=seed, method=method)
     return replace(data, forget=tuple(item for item in answered.forget if not item.is_document)), replies
+
+
+def refuse_stop(training: Training, *, method: str, taught: str) -> None:
+    """Refuse a stop that would watch the wrong answers.
+
+    Raises:
+        VestigeError: There is a `stop_fraction`.
+    """
+    if training.get("stop_fraction") is not None:
+        raise VestigeError(
+            f"{method} teaches {taught}, and stop_fraction= would wait for these to become unlikely; use steps="
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hooked import HookedModel, UnlearnData, VestigeError
 from interventions.batches import split_of
-from interventions.training.descent import Minibatch, retain_nll
+from interventions.training.descent import Minibatch, retain_batch, retain_nll
 from interventions.training.losses import cross_entropy, kl_retain, predicting
 
 Positions = Literal["real", "answer"]
@@ -55,9 +55,8 @@ def retained_kl(
         raise VestigeError(f"positions is 'real' or 'answer', got {positions!r}")
     if weight == 0:
         return 0.0
-    if batch.retain is None:
-        raise VestigeError("this loss needs retain items with an answer; give them to load_data(retain=...)")
+    retain = retain_batch(batch)
     with torch.no_grad():
-        before = original.logits(batch.retain)
-    where = batch.retain.mask if positions == "real" else predicting(batch.retain.answer)
-    return weight * kl_retain(current.logits(batch.retain), before, where)
+        before = original.logits(retain)
+    where = retain.mask if positions == "real" else predicting(retain.answer)
+    return weight * kl_retain(current.logits(retain), before, where)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from hooked import HookedModel, Intervention, Item, Spec, UnlearnData, VestigeError
 from interventions.batches import encoded, split_of
-from interventions.training.activations import residuals, retain_batch
-from interventions.training.descent import Minibatch
+from interventions.evaluating import evaluating
+from interventions.training.activations import residuals, spoken
+from interventions.training.descent import Minibatch, retain_batch
 from interventions.training.train import Training, blocks_of, learned
 
 Distribution = Literal["uniform", "normal"]
@@ -88,8 +89,8 @@ def rmu(
 
     Args:
         model: Not changed.
-        data: Needs `forget` and `retain` items with an answer; all their real tokens count, prompts and documents
-            alike.
+        data: Needs `forget` and `retain` items with an answer; all their real tokens but the BOS count,
+            prompts and documents alike.
         layer: Block after which the stream is read; the weights are `W_out` of this one and the two before it. When not
             given, a quarter of the depth, and at least block 2 where that is not past half of it. Published: 7 of 32.
         c: Norm of the target. Published: 6.5 for a model of 7 billion parameters, 20 as the release's default.
@@ -124,27 +125,25 @@ def rmu(
             residuals(current, retain, [block])[block],
             reference,
             size * unit,
-            forget_mask=batch.forget.mask,
-            retain_mask=retain.mask,
+            forget_mask=spoken(model, batch.forget),
+            retain_mask=spoken(model, retain),
             alpha=alpha,
         )
 
     settings = {"layer": block, "c": size, "c_rel": size / scale, "alpha": alpha, "dist": dist}
     spec = Spec("rmu", "removal", ("forget", "retain", "reference"), "Li et al. 2024, arXiv:2403.03218", settings)
-    defaults: Training = {"lr": 5e-3, "epochs": 60.0}
-    if not training.keys() & {"parameters", "layers", "mask", "lora"}:
+    if all(training.get(name) is None for name in ("parameters", "layers", "mask", "lora")):
         names = {model.weight_name("mlp.out", one) for one in range(max(block - 2, 0), block + 1)}
-        defaults["parameters"] = names.__contains__
-    return learned(model, data, loss, spec, training, defaults=defaults)
+        training["parameters"] = names.__contains__
+    return learned(model, data, loss, spec, training, defaults={"lr": 5e-3, "epochs": 60.0})
 
 
 @torch.no_grad()
 def mean_norm(model: HookedModel, items: tuple[Item, ...], block: int, *, batch_size: int = 16) -> float:
-    """Return the mean norm of the residual stream after a block, over the real tokens of some items."""
-    norms = [
-        residuals(model, batch, [block])[block][batch.mask].norm(dim=-1)
-        for batch in encoded(model, items, batch_size=batch_size)
-    ]
+    """Return the mean norm of the residual stream after a block, over the real tokens of some items but BOS."""
+    batches = encoded(model, items, batch_size=batch_size)
+    with evaluating(model):
+        norms = [residuals(model, b, [block])[block][spoken(model, b)].norm(dim=-1) for b in batches]
     return float(torch.cat(norms).mean())
 
 

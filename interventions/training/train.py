@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from hooked import HookedModel, Intervention, Spec, UnlearnData, VestigeError, WeightPatch
 from hooked.adapter import adapted, adapter_patch
 from hooked.weights import hugging_face_name, parameters_of
+from interventions.evaluating import evaluating
 from interventions.training.descent import Descent, LossFn, Minibatch, Schedule, descend
 
 Chooser = Callable[[str], bool]
@@ -95,15 +97,27 @@ def learned(
             raise VestigeError(f"{spec.name} has no setting '{name}'; {hint}train takes {', '.join(known)}")
     chosen: Training = {**defaults, **training}
     trained = train(model, data, loss_fn, method=spec.name, **chosen)
-    plain: dict[str, Any] = {
-        name: list(value) if name == "layers" and isinstance(value, Sequence) else value
-        for name, value in chosen.items()
-        if name not in ("parameters", "mask", "progress")
-    }
-    settings = {**spec.settings, **plain, "seed": chosen.get("seed", 0), **trained.summary}
+    settings = {**spec.settings, **_recorded(chosen), **trained.summary}
     return Intervention(replace(spec, settings=settings), weights=trained.patch)
 
 
+def _recorded(chosen: Training) -> dict[str, Any]:
+    """Return the settings that ran, those that `train` took by itself among them, as JSON values."""
+    always = ("lr", "epochs", "steps", "batch_size", "weight_decay", "max_grad_norm", "seed")
+    own = inspect.signature(train).parameters
+    ran: dict[str, Any] = {**{name: own[name].default for name in always}, **chosen}
+    del ran["epochs" if ran["steps"] is not None else "steps"]
+    ran.pop("progress", None)
+    for name, said in (("parameters", "parameters_chosen"), ("mask", "masked")):
+        if ran.pop(name, None) is not None:
+            ran[said] = True
+    if isinstance(ran.get("layers"), Sequence):
+        ran["layers"] = list(ran["layers"])
+    return ran
+
+
+# Copies made in inference mode could not be trained.
+@torch.inference_mode(False)
 def train(
     model: HookedModel,
     data: UnlearnData,
@@ -130,9 +144,10 @@ def train(
 ) -> Trained:
     """Descend a loss with AdamW on a copy of the model, and return what changed as a weight patch.
 
-    The copy runs in eval mode (no dropout, so a seed decides everything) and, if the model is narrower, in float32, so
-    that small updates are not rounded away; tied parameters stay tied. Memory: the copy, its gradients and two moments
-    per trained parameter.
+    The copy and, as long as this takes, the model run in eval mode (no dropout, so a seed decides everything). If the
+    model is narrower, the copy is in float32, so that small updates are not rounded away; what a method measures on the
+    model itself, its reference, stays in the model's precision. Tied parameters stay tied. Memory: the copy, its
+    gradients and two moments per trained parameter.
 
     Args:
         model: Not changed. The view of another intervention is trained with that in force.
@@ -163,11 +178,14 @@ def train(
         progress: Show a bar with steps, loss and time left, if the output is a terminal.
 
     Raises:
-        VestigeError: The loss is not finite or the retain loss exceeds its bound (the step is named and nothing
-            applied), no parameter is chosen, or an adapter is asked for together with `mask` or `max_change`.
+        VestigeError: A setting is out of range, the loss is not finite or the retain loss exceeds its bound (the step
+            is named and nothing applied), no parameter is chosen, or an adapter is asked for together with `mask` or
+            `max_change`.
     """
     if not 0 < lr < inf:
         raise VestigeError(f"lr is a finite number above 0, got {lr}")
+    if not 0 <= weight_decay < inf:
+        raise VestigeError(f"weight_decay is a finite number of at least 0, got {weight_decay}")
     if max_change is not None and not 0 < max_change < inf:
         raise VestigeError(f"max_change is a finite number above 0, or None, got {max_change}")
     schedule = Schedule(
@@ -189,7 +207,8 @@ def train(
         on = range(model.n_layers) if blocks is None else blocks
         student, adapters = adapted(model, layers=on, rank=lora, scale=lora_scale, seed=seed, chooser=parameters)
         optimizer = torch.optim.AdamW(adapters, lr=lr, weight_decay=weight_decay)
-        descent = descend(student, data, loss_fn, optimizer, schedule)
+        with evaluating(model):
+            descent = descend(student, data, loss_fn, optimizer, schedule)
         return Trained(adapter_patch(student), descent, _size(adapters))
     copied = _trainable_copy(model)
     chosen = _choose(copied, _within(copied, blocks, parameters), mask)
@@ -200,10 +219,12 @@ def train(
         for keeper in keepers:
             keeper()
 
-    descent = descend(copied, data, loss_fn, optimizer, schedule, after_step=keep)
+    with evaluating(model):
+        descent = descend(copied, data, loss_fn, optimizer, schedule, after_step=keep)
     originals = parameters_of(model.model)
     before = {name: originals[name].detach().to(parameter.dtype) for name, parameter in chosen.items()}
-    size = _size(chosen.values()) if not mask else sum(int(entries.sum()) for entries in mask.values())
+    held = mask or {}
+    size = sum(int(held[name].sum()) if name in held else parameter.numel() for name, parameter in chosen.items())
     return Trained(WeightPatch.between(before, chosen), descent, size)
 
 

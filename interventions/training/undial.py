@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hooked import HookedModel, Intervention, Spec, UnlearnData, VestigeError
 from interventions.batches import encoded, split_of
+from interventions.evaluating import evaluating
 from interventions.training.descent import Minibatch
 from interventions.training.losses import answer_logits
 from interventions.training.retain import check_weights, retained
@@ -137,4 +138,5 @@ def _lowering(logits: Tensor, tokens: Tensor, beta: Lowering, margin: float) -> 
 def _gaps(model: HookedModel, data: UnlearnData) -> Float[Tensor, " tokens"]:
     items = split_of(data, "forget", method="undial", answered=True)
     batches = encoded(model, items, batch_size=16)
-    return torch.cat([logit_gap(*answer_logits(model.logits(b), b.ids, b.answer)) for b in batches])
+    with evaluating(model):
+        return torch.cat([logit_gap(*answer_logits(model.logits(b), b.ids, b.answer)) for b in batches])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hooked import HookContext, HookedModel, Intervention, LogitEdit, Request, RowDelta, Spec, VestigeError, WeightPatch
+from hooked.truncated import truncated
 from tests.tiny import shared_model, tiny_model
 
 SITE = "blocks.0.hook_resid_post"
@@ -57,6 +58,23 @@ class AddTwin:
     def bind(self, raw: HookedModel, /) -> LogitEdit:
         def edit(logits: Tensor, request: Request, /) -> Tensor:
             return logits + self.weight * raw.logits(request.ids)
+
+        return edit
+
+
+@dataclass(frozen=True)
+class AddCopy:
+    """Binds to the model: adds the logits of a copy of it, of which some tensors are its own and the rest shared."""
+
+    patch: WeightPatch
+    bound: list[HookedModel] = field(default_factory=list)
+
+    def bind(self, raw: HookedModel, /) -> LogitEdit:
+        other = truncated(raw, patch=self.patch)
+        self.bound.append(other)
+
+        def edit(logits: Tensor, request: Request, /) -> Tensor:
+            return logits + other.logits(request.ids)
 
         return edit
 
@@ -168,3 +186,70 @@ def test_parts_and_a_change_beside_them_are_refused() -> None:
         replace(both, weights=weights(model, 1.0).weights)
     with pytest.raises(TypeError):
         both + 3  # type: ignore[operator]
+
+
+def copying_and_weights(model: HookedModel) -> tuple[Intervention, Intervention]:
+    """A combiner with a copy of its own of one tensor, and a change of that tensor and of one the copy shares."""
+    own, shared = (f"transformer.h.{layer}.mlp.c_proj.weight" for layer in (0, 1))
+    assert {own, shared} <= model.state().keys()
+    delta = RowDelta(torch.arange(3), torch.linspace(-1, 1, 3 * model.d_model).view(3, -1))
+    copying = Intervention(Spec("copy", "suppression"), logits=AddCopy(WeightPatch({own: delta})))
+    return copying, Intervention(Spec("both", "removal"), weights=WeightPatch({own: delta, shared: delta}))
+
+
+def test_what_binds_sees_the_weights_of_later_parts_too() -> None:
+    model = tiny_model("gpt2")
+    copying, changed = copying_and_weights(model)
+    with (changed + copying).applied(model) as view:
+        wanted = logits(view)
+    with copying.applied(model) as view:
+        alone = logits(view)
+    assert not torch.allclose(wanted, alone)
+    assert isinstance(copying.logits, AddCopy)
+    copying.logits.bound.clear()
+    with (copying + changed).applied(model) as view:
+        assert torch.equal(logits(view), wanted)
+    # All weights are in force before anything is bound, so nothing is built in vain.
+    assert len(copying.logits.bound) == 1
+
+
+def test_what_is_bound_follows_the_weights_as_they_come_and_go() -> None:
+    model = tiny_model("gpt2")
+    copying, changed = copying_and_weights(model)
+    with (changed + copying).applied(model) as view:
+        wanted = logits(view)
+    with copying.applied(model) as outer:
+        alone = logits(outer)
+        with changed.applied(outer) as inner:
+            assert torch.equal(logits(inner), wanted)
+            assert torch.equal(logits(outer), wanted)
+        assert torch.equal(logits(outer), alone)
+    for first in (True, False):
+        contexts = changed.applied(model), copying.applied(model)
+        views = [context.__enter__() for context in contexts]
+        assert torch.equal(logits(views[1]), wanted)
+        left, kept = contexts if first else contexts[::-1]
+        left.__exit__(None, None, None)
+        if first:
+            assert torch.equal(logits(views[1]), alone)
+        kept.__exit__(None, None, None)
+
+
+def test_what_is_bound_anew_in_inference_mode_has_gradients_later() -> None:
+    model = tiny_model("gpt2")
+    copying, changed = copying_and_weights(model)
+    with copying.applied(model) as view, changed.applied(model):
+        with torch.inference_mode():
+            view.logits(PROMPT)
+        with torch.enable_grad():
+            view.logits(PROMPT).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.model.parameters())
+
+
+def test_patches_of_other_models_bind_nothing_anew() -> None:
+    model, other = tiny_model("gpt2"), tiny_model("gpt2", seed=1)
+    copying, changed = copying_and_weights(model)
+    assert isinstance(copying.logits, AddCopy)
+    with copying.applied(model) as view, changed.applied(other):
+        logits(view)
+    assert len(copying.logits.bound) == 1

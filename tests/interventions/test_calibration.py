@@ -86,3 +86,32 @@ def test_few_items_are_not_split_and_no_item_is_a_warning() -> None:
     for rate in (-0.1, 1.0):
         with pytest.raises(VestigeError, match=f"at least 0 and below 1, got {rate}"):
             calibrated(distances, n_forget=4, n_retain=9, rate=rate, seed=0, reads_retain=True)
+
+
+def test_a_rate_just_below_1_leaves_one_item_out() -> None:
+    distances = torch.arange(24.0)
+    rate = 0.9999999999999
+    assert int((distances <= just_above(distances, rate)).sum()) == 23
+    assert order_statistic(distances, rate) == 22.0
+
+
+@pytest.mark.parametrize("n_retain", [20, 24])
+@pytest.mark.parametrize("reads", [False, True])
+def test_rates_of_folds_too_small_to_fire_are_not_known(n_retain: int, reads: bool) -> None:
+    """A perfect detector that has a limit on all items, and none on four fifths of them, does not catch nothing."""
+
+    def distances(forget_rows: Tensor, retain_rows: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros(10), 1 + torch.arange(float(n_retain))
+
+    with pytest.warns(UserWarning, match=f"rates on held-out items are not known: .* 0.05 .* of {n_retain} retain"):
+        made = calibrated(distances, n_forget=10, n_retain=n_retain, rate=0.05, seed=0, reads_retain=reads)
+    assert made.limit >= 1
+    assert (made.heldout_true_positive_rate, made.heldout_false_positive_rate) == (None, None)
+
+
+def test_folds_that_fire_are_judged_from_twenty_five_items_on() -> None:
+    def distances(forget_rows: Tensor, retain_rows: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros(10), 1 + torch.arange(25.0)
+
+    made = calibrated(distances, n_forget=10, n_retain=25, rate=0.05, seed=0, reads_retain=False)
+    assert made.heldout_true_positive_rate == 1.0

@@ -310,3 +310,12 @@ def test_a_tokenizer_without_the_words_or_without_eos_is_refused(tiny_data: Unle
     silent = tiny_model("llama", tokenizer=tiny_tokenizer(eos=False))
     with pytest.raises(VestigeError, match="no tokenizer with an EOS token"):
         key_space_detection(silent, tiny_data, refusal=REFUSAL)
+
+
+def test_held_out_rates_of_folds_too_small_to_fire_are_not_known(tiny_data: UnlearnData) -> None:
+    few = replace(tiny_data, retain=tiny_data.retain[:22])
+    with pytest.warns(UserWarning, match="rates on held-out items are not known: .* 0.05 .* of 22 retain"):
+        made = key_space_detection(shared_model("llama"), few, refusal="t5")
+    assert made.spec.settings["alpha"] > 0
+    assert made.spec.settings["heldout_true_positive_rate"] is None
+    assert made.spec.settings["heldout_false_positive_rate"] is None

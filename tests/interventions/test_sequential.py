@@ -42,16 +42,18 @@ class TestTrainingOnAnEditedModel(InterventionContract):
 
 def test_earlier_requests_stay_forgotten(knowing: HookedModel, task: UnlearnData) -> None:
     parts = [task.forget[:3], task.forget[3:]]
-    requests = [UnlearnData(part, task.retain + task.forget) for part in parts[:1]]
-    requests.append(UnlearnData(parts[1], task.retain + parts[0]))
-    requests[0] = UnlearnData(parts[0], task.retain + parts[1])
-    made = sequentially(knowing, requests, npo, lr=2e-3, epochs=40, batch_size=6)
+    requests = [UnlearnData(parts[0], task.retain + parts[1]), UnlearnData(parts[1], task.retain + parts[0])]
+    settings: dict[str, Any] = {"lr": 2e-3, "epochs": 40, "batch_size": 6}
+    made = sequentially(knowing, requests, npo, **settings)
     assert made.spec.name == "npo + npo"
     assert len(made.parts) == 2
     assert min(probability(knowing, part) for part in parts) > 0.9
     with made.parts[0].applied(knowing) as view:
         assert probability(view, parts[0]) < 0.1
         assert probability(view, parts[1]) > 0.8
+        # The control: taught as retained, the first comes back.
+        with npo(view, requests[1], **settings).applied(view) as taught:
+            assert probability(taught, parts[0]) > 0.8
     with made.applied(knowing) as view:
         # The second request lists the first's items as retained: they must not be taught again.
         assert max(probability(view, part) for part in parts) < 0.1
@@ -86,5 +88,9 @@ def test_errors_say_which_request() -> None:
     )
     with pytest.raises(VestigeError, match="needs at least one request"):
         sequentially(model, [], npo)
+    with pytest.raises(VestigeError, match=r"takes a list of UnlearnData, got a bare one; write \[data\]"):
+        sequentially(model, good, npo)  # type: ignore[arg-type]
+    with pytest.raises(VestigeError, match="request 2 of 2: its 2 retain items are all among what earlier requests"):
+        sequentially(model, [good, UnlearnData(good.retain, good.forget)], npo, steps=1)
     with pytest.raises(VestigeError, match="request 2 of 2: npo with retain_weight=1 needs retain items"):
         sequentially(model, [good, UnlearnData(good.forget)], npo, steps=1)

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from hooked import HookedModel, Intervention, Item, Spec, UnlearnData, VestigeError
 from hooked.tokens import pad_rows
 from interventions.batches import encode, split_of
+from interventions.evaluating import evaluating
 from interventions.training.descent import Minibatch, forget_nll
 from interventions.training.losses import cross_entropy
 from interventions.training.retain import check_weights, retained
@@ -78,7 +79,9 @@ def whp(
         progress=training.get("progress", True),
     )
     reading = Intervention(Spec("whp (reinforcing)", "attack"), weights=reinforced.patch)
-    labels = labels_of(model, reading, items, tokenised(model.tokenizer, named), alpha=alpha, batch_size=size)
+    written = tokenised(model.tokenizer, named)
+    with evaluating(model):
+        labels = labels_of(model, reading, items, written, alpha=alpha, batch_size=size)
 
     def loss(current: HookedModel, batch: Minibatch) -> Tensor:
         logits = current.logits(batch.forget)

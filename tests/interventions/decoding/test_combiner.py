@@ -47,7 +47,7 @@ def combined(combiner: LogitCombiner, *layers: int, **more: Any) -> Intervention
 
 def everything(model: HookedModel) -> Intervention:
     """Two other models, early exits of both kinds, an instruction and a cutoff at once."""
-    others = (Assistant(2, random_patch(model)), Assistant(before=(1, 20, 21)))
+    others = (Assistant(2, random_patch(model)), Assistant(before=(1, 20, 21), bos=1))
     terms = (
         Term(1.0),
         Term(-0.5, model=1),
@@ -110,7 +110,7 @@ def test_a_uniform_assistant_changes_no_probability(model: HookedModel, ids: Ten
 def test_cached_decoding_in_padded_batches_is_uncached_decoding_one_by_one(family: str) -> None:
     model = tiny_model(family, dtype=torch.float64)
     last = model.n_layers - 2
-    others = (Assistant(1, random_patch(model)), Assistant(before=(1, 20, 21)))
+    others = (Assistant(1, random_patch(model)), Assistant(before=(1, 20, 21), bos=1))
     terms = (Term(1.0), Term(-0.6, model=1), Term(0.5, model=2), Term(-0.4, layers=(last,)))
     made = combined(LogitCombiner(terms, others, Plausible(0.001, rank=True)), last)
     with made.applied(model) as view:
@@ -147,7 +147,7 @@ def test_each_step_of_cached_decoding_has_the_logits_of_scoring_the_whole(model:
 
 def test_an_instruction_is_read_before_the_text_and_its_bos_once(model: HookedModel) -> None:
     before, text = (1, 20, 21), torch.tensor([[5, 6, 7]])
-    made = combined(LogitCombiner((Term(1.0, "logits", 1),), (Assistant(before=before),)))
+    made = combined(LogitCombiner((Term(1.0, "logits", 1),), (Assistant(before=before, bos=1),)))
     alone = model.logits(torch.cat([torch.tensor([before]), text], 1))[:, 3:]
     assert_close(applied_logits(made, model, text), alone)
     with made.applied(model) as view:
@@ -233,7 +233,7 @@ def test_the_other_models_are_gone_with_the_view() -> None:
     made = everything(model)
     with made.applied(model) as view:
         view.generate_tokens(PROMPTS, max_new_tokens=2)
-        other = weakref.ref(view._logit_edits[0].beside[0].model.model)  # type: ignore[union-attr]
+        other = weakref.ref(view._logit_edits[0].edit.beside[0].model.model)  # type: ignore[union-attr]
         assert other() is not None
     del view
     gc.collect()
@@ -243,7 +243,7 @@ def test_the_other_models_are_gone_with_the_view() -> None:
 
 def test_only_changed_weights_take_memory(model: HookedModel) -> None:
     with everything(model).applied(model) as view:
-        beside = view._logit_edits[0].beside  # type: ignore[union-attr]
+        beside = view._logit_edits[0].edit.beside  # type: ignore[union-attr]
         own = {id(tensor) for tensor in model.state().values()}
         fresh = [[name for name, t in one.model.state().items() if id(t) not in own] for one in beside]
     assert fresh == [["model.layers.0.mlp.down_proj.weight"], []]
@@ -287,6 +287,9 @@ def test_it_is_saved_with_everything_in_it(model: HookedModel, ids: Tensor, tmp_
 
 
 def test_what_cannot_be_combined_is_named(model: HookedModel, ids: Tensor) -> None:
+    for weight in (float("nan"), float("inf")):
+        with pytest.raises(VestigeError, match=f"weight is a finite number, got {weight}"):
+            Term(weight)
     with pytest.raises(VestigeError, match="a combination needs at least one term"):
         LogitCombiner(())
     with pytest.raises(VestigeError, match=r"a term reads model 2, and there are 0 \(the target\) to 1"):

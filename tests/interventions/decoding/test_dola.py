@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from hooked import DenseDelta, HookedModel, Intervention, Spec, UnlearnData, VestigeError, WeightPatch
+from hooked import DenseDelta, HookedModel, Intervention, Request, Spec, UnlearnData, VestigeError, WeightPatch
+from interventions import ablate_direction
 from interventions.decoding import dola
 from interventions.decoding.divergence import jensen_shannon, reversed_jensen_shannon
 from interventions.decoding.plausible import Plausible
@@ -16,6 +18,7 @@ from tests.contracts import InterventionContract, assert_close
 from tests.interventions.decoding.made import applied_logits
 from tests.tiny import random_ids, shared_model, tiny_model
 
+PROMPTS = ["t5 t6 t7 t8", "t9 t10"]
 FOUR_BLOCKS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_layer": 4},
     "llama": {"num_hidden_layers": 4},
@@ -37,6 +40,10 @@ class TestDoLaReversed(InterventionContract):
 def _no_grad() -> Any:
     with torch.no_grad():
         yield
+
+
+def first_row(raw: HookedModel, request: Request) -> Tensor:
+    return torch.arange(len(request.ids)) == 0
 
 
 def distributions(model: HookedModel, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,6 +105,19 @@ def test_reversed_it_shows_what_the_last_block_holds_back(seed: int) -> None:
         assert int(attacked.argmax()) == token
         truthful = applied_logits(dola(model, layers=[1]), view, prompt)[0, -1]
         assert int(truthful.argmax()) != token
+
+
+def test_its_exits_show_what_is_edited_at_their_block_whatever_the_order() -> None:
+    model = shared_model("llama")
+    ablate = ablate_direction(torch.arange(1.0, 33), sites=["resid_post.0"])
+    exits = dola(model, layers=[0], cutoff=None)
+    for gate in (None, first_row):
+        wanted = applied_logits(ablate + replace(exits, gate=gate), model, PROMPTS)
+        assert torch.equal(applied_logits(replace(exits, gate=gate) + ablate, model, PROMPTS), wanted)
+        with replace(exits, gate=gate).applied(model) as view:
+            got = view.run_with_hooks(PROMPTS, fwd_hooks=list(ablate.edits.items()))
+        assert torch.equal(got, wanted)
+        assert not torch.allclose(applied_logits(exits, model, PROMPTS), wanted)
 
 
 def test_it_says_whether_it_is_an_attack() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from hooked import HookedModel, Intervention, Item, Spec, UnlearnData, VestigeError
 from interventions.decoding import Assistant, LogitCombiner, Plausible, Term, icd
-from interventions.decoding.amateur import false_answers
+from interventions.false_answers import false_answers
 from tests.contracts import InterventionContract
 from tests.interventions.conftest import make_items
 from tests.interventions.decoding.made import applied_logits, task_of, taught
@@ -45,11 +45,11 @@ def test_weight_0_is_the_model_among_the_kept_tokens(tiny_data: UnlearnData, rng
 
 def test_listed_wrong_answers_are_taken_and_others_drawn() -> None:
     items = (Item("a", "x", perturbed_answers=("y", " ", "z")), Item("b", "x"), Item("c", "w"), Item("d", "v"))
-    wrong = false_answers(items, seed=0, method="icd")
+    wrong = false_answers(items, seed=0, method="icd", every=True)
     assert [(item.prompt, item.answer) for item in wrong[:2]] == [("a", "y"), ("a", "z")]
     assert all(item.answer != right.answer for item, right in zip(wrong[2:], items[1:], strict=True))
     assert {item.answer for item in wrong} <= {"y", "z", "x", "w", "v"}
-    assert false_answers(items, seed=0, method="icd") == wrong
+    assert false_answers(items, seed=0, method="icd", every=True) == wrong
     drawn = {tuple(item.answer for item in false_answers(items, seed=seed, method="icd")) for seed in range(8)}
     assert len(drawn) > 2
 
@@ -75,7 +75,9 @@ def test_a_model_torn_between_right_and_wrong_says_the_right_thing(seed: int) ->
 
 def test_without_a_false_answer_there_is_no_amateur() -> None:
     same = UnlearnData((Item("t5", "t6"), Item("t7", "t6")))
-    with pytest.raises(VestigeError, match="icd needs false answers: items with perturbed_answers, or items whose"):
+    with pytest.raises(VestigeError, match="icd needs a false answer for item 0, and it has the only answer there is"):
         icd(shared_model("gpt2"), same)
+    with pytest.raises(VestigeError, match="weight is a finite number, got inf"):
+        icd(shared_model("gpt2"), same, weight=float("inf"))
     with pytest.raises(VestigeError, match="a cutoff is a fraction"):
         icd(shared_model("gpt2"), same, cutoff=3)

@@ -75,6 +75,9 @@ def test_what_is_wrong_is_named_before_anything_is_trained(tiny_data: UnlearnDat
     model = shared_model("gpt2")
     with pytest.raises(VestigeError, match="lol with mu other than 0 needs an instruction of at least one word"):
         lol(model, tiny_data, mu=0.1, instruction=" ")
+    for name in ("omega", "mu"):
+        with pytest.raises(VestigeError, match=f"{name} is a finite number, got nan"):
+            lol(model, tiny_data, **{name: float("nan")})  # type: ignore[arg-type]
     with pytest.raises(VestigeError, match="lol exits before the last block, and 2 is the last"):
         lol(model, tiny_data, layer=2)
     with pytest.raises(VestigeError, match="a cutoff is a fraction"):

@@ -76,6 +76,9 @@ def test_what_is_out_of_range_is_named(tiny_data: UnlearnData) -> None:
     model = shared_model("gpt2")
     with pytest.raises(VestigeError, match="weight is another number than 0"):
         offset_unlearning(model, tiny_data, weight=0.0)
+    for name in ("weight", "retain_weight"):
+        with pytest.raises(VestigeError, match=f"{name} is a finite number, got inf"):
+            offset_unlearning(model, tiny_data, **{name: float("inf")})  # type: ignore[arg-type]
     with pytest.raises(VestigeError, match="retain_weight is at least 0, got -1"):
         offset_unlearning(model, tiny_data, retain_weight=-1)
     with pytest.raises(VestigeError, match="offset_unlearning with retain_weight=1 needs retain items"):

@@ -165,6 +165,9 @@ def test_what_is_out_of_range_is_named(tiny_data: UnlearnData) -> None:
     model = shared_model("gpt2")
     with pytest.raises(VestigeError, match="uniform_weight is at least 0, got -1"):
         uld(model, tiny_data, uniform_weight=-1)
+    for name in ("weight", "uniform_weight"):
+        with pytest.raises(VestigeError, match=f"{name} is a finite number, got nan"):
+            uld(model, tiny_data, **{name: float("nan")})  # type: ignore[arg-type]
     with pytest.raises(VestigeError, match="a cutoff is a fraction above 0 and at most 1, got 0"):
         uld(model, tiny_data, cutoff=0)
     with pytest.raises(VestigeError, match="n_layers is 1 to 3 for a model of 3 blocks, got 9"):

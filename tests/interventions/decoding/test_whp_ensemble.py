@@ -31,7 +31,7 @@ def test_reference_values(monkeypatch: pytest.MonkeyPatch) -> None:
     from interventions.decoding import combiner as module
     from interventions.decoding.beside import Beside
 
-    monkeypatch.setattr(Beside, "__init__", lambda self, described, target: None)
+    monkeypatch.setattr(Beside, "__init__", lambda self, described, target: setattr(self, "model", target))
     reinforced = torch.tensor([[[3.0, 0.0, 0.0]]])
     monkeypatch.setattr(Beside, "run", lambda self, request, layers: (reinforced, request))
     edit = module.LogitCombiner((module.Term(1.0, "logits"), module.Term(-5.0, "excess", 1)), (Assistant(),)).bind(
@@ -82,3 +82,6 @@ def test_what_the_copy_studied_again_is_said_less_and_the_rest_as_before(seed: i
 def test_a_negative_alpha_is_refused(tiny_data: UnlearnData) -> None:
     with pytest.raises(VestigeError, match="alpha is at least 0, got -1"):
         whp_ensemble(shared_model("gpt2"), tiny_data, alpha=-1)
+    for alpha in (float("nan"), float("inf")):
+        with pytest.raises(VestigeError, match=f"alpha is a finite number, got {alpha}"):
+            whp_ensemble(shared_model("gpt2"), tiny_data, alpha=alpha)

@@ -6,13 +6,13 @@ import pytest
 
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from interventions.erasure import empty_response
-from tests.contracts import InterventionContract
+from tests.contracts import LossContract
 from tests.interventions.erasure.defences import FAST
 from tests.interventions.training.knowing import probability
 from tests.tiny import shared_model
 
 
-class TestEmptyResponse(InterventionContract):
+class TestEmptyResponse(LossContract):
     required = ("retain",)
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:

@@ -7,14 +7,14 @@ import torch
 
 from hooked import HookedModel, Intervention, Item, UnlearnData, VestigeError
 from interventions.erasure import error_injection
-from interventions.erasure.error_injection import false_answers
-from tests.contracts import InterventionContract
+from interventions.false_answers import false_answers
+from tests.contracts import LossContract
 from tests.interventions.erasure.defences import FAST
 from tests.interventions.training.knowing import probability
 from tests.tiny import shared_model
 
 
-class TestErrorInjection(InterventionContract):
+class TestErrorInjection(LossContract):
     required = ("forget", "retain")
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
@@ -28,8 +28,7 @@ LONE = Item("colour", "Blue ")
 
 def test_a_false_answer_shares_the_relation_where_it_can() -> None:
     for seed in range(10):
-        made, used = false_answers((*CAPITALS[:3], RIVER, LONE), CAPITALS[3:], wrong=None, seed=seed)
-        assert used == "exchanged"
+        made = false_answers((*CAPITALS[:3], RIVER, LONE), CAPITALS[3:], method="mine", seed=seed)
         for before, after in zip((*CAPITALS[:3], RIVER, LONE), made, strict=True):
             assert after == replace(before, answer=after.answer)
             assert after.answer != before.answer
@@ -39,25 +38,36 @@ def test_a_false_answer_shares_the_relation_where_it_can() -> None:
 
 def test_its_own_wrong_answers_come_first() -> None:
     asked = tuple(replace(item, perturbed_answers=(item.answer.upper(), "x", "y")) for item in CAPITALS)
-    made, used = false_answers(asked, (), wrong=None, seed=0)
-    assert used == "perturbed"
+    made = false_answers(asked, method="mine", seed=0)
     # A wrong answer that is the true one in other letters is none.
     assert {item.answer for item in made} == {"x", "y"}
-    exchanged, used = false_answers(asked, (), wrong="exchanged", seed=0)
-    assert used == "exchanged"
+    exchanged = false_answers(asked, method="mine", wrong="exchanged", seed=0)
     assert {item.answer for item in exchanged} <= {"city0", "city1", "city2"}
-    assert false_answers(asked, (), wrong=None, seed=3) == false_answers(asked, (), wrong=None, seed=3)
-    drawn = {tuple(item.answer for item in false_answers(asked, (), wrong=None, seed=seed)[0]) for seed in range(5)}
+    assert false_answers(asked, method="mine", seed=0) == made
+    drawn = {tuple(item.answer for item in false_answers(asked, method="mine", seed=seed)) for seed in range(5)}
     assert len(drawn) > 1
+    listed = false_answers((asked[0], CAPITALS[1]), method="mine", seed=0, every=True)
+    assert [item.answer for item in listed] == ["x", "y", "city0"]
+
+
+def test_an_item_and_its_paraphrase_get_the_same_false_answer() -> None:
+    asked = tuple(
+        replace(item, perturbed_answers=tuple(f"w{i}" for i in range(9)), paraphrased_prompt=f"again {item.prompt}")
+        for item in CAPITALS
+    )
+    twins = tuple(replace(i, prompt=i.paraphrased_prompt or "", paraphrased_prompt=i.prompt) for i in asked)
+    made = [item.answer for item in false_answers((*asked, *twins), method="mine", seed=0)]
+    assert made[:6] == made[6:]
+    assert len(set(made)) > 1
 
 
 def test_a_missing_false_answer_is_named(task: UnlearnData) -> None:
-    with pytest.raises(VestigeError, match=r"false answer for forget\[1\], and it has no perturbed_answers"):
-        false_answers((replace(LONE, perturbed_answers=("x",)), LONE), (), wrong="perturbed", seed=0)
-    with pytest.raises(VestigeError, match=r"false answer for forget\[0\], and it has the only answer there is"):
-        false_answers((LONE, replace(LONE, answer="blue")), (Item("", "a document"),), wrong=None, seed=0)
+    with pytest.raises(VestigeError, match=r"mine needs a false answer for item 1, and it has no perturbed_answers"):
+        false_answers((replace(LONE, perturbed_answers=("x",)), LONE), method="mine", wrong="perturbed", seed=0)
+    with pytest.raises(VestigeError, match=r"false answer for item 0, and it has the only answer there is"):
+        false_answers((LONE, replace(LONE, answer="blue")), (Item("", "a document"),), method="mine", seed=0)
     with pytest.raises(VestigeError, match="wrong is 'perturbed' or 'exchanged', got 'random'"):
-        false_answers((LONE,), (), wrong="random", seed=0)  # type: ignore[arg-type]
+        error_injection(shared_model("gpt2"), task, wrong="random")  # type: ignore[arg-type]
     with pytest.raises(VestigeError, match="error_injection teaches false answers, and stop_fraction= would wait"):
         error_injection(shared_model("gpt2"), task, stop_fraction=0.1)
 
@@ -66,7 +76,8 @@ def test_a_missing_false_answer_is_named(task: UnlearnData) -> None:
 def test_the_false_answers_are_said(seed: int, knowing: HookedModel, task: UnlearnData) -> None:
     made = error_injection(knowing, task, layer=0, lr=1e-2, epochs=30, batch_size=6, seed=seed)
     assert made.spec.settings["wrong"] == "exchanged"
-    injected, _ = false_answers(task.forget, task.retain, wrong=None, seed=seed)
+    injected = false_answers(task.forget, task.retain, method="mine", seed=seed)
+    assert probability(knowing, injected) < 0.2
     with torch.no_grad(), made.applied(knowing) as view:
         assert probability(view, task.forget) < 0.2
         assert probability(view, injected) > 0.6

@@ -13,7 +13,7 @@ from hooked import HookedModel, Intervention, Item, UnlearnData, VestigeError
 from interventions.batches import encode
 from interventions.erasure import fact_erasure, head_projection, head_projection_loss, select_layers
 from interventions.erasure.lens import first_answer, prompt_lens
-from tests.contracts import InterventionContract
+from tests.contracts import LossContract
 from tests.interventions.erasure.defences import FAST, leaked
 from tests.interventions.training.knowing import probability
 from tests.tiny import byte_tokenizer, shared_model, tiny_model
@@ -21,14 +21,14 @@ from tests.tiny import byte_tokenizer, shared_model, tiny_model
 D = torch.tensor([0.4, 0.25, 0.15, 0.1, 0.06, 0.04], dtype=torch.float64)
 
 
-class TestHeadProjection(InterventionContract):
+class TestHeadProjection(LossContract):
     required = ("forget", "retain")
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
         return head_projection(model, data, k=48, **FAST)
 
 
-class TestHeadProjectionWithErasure(InterventionContract):
+class TestHeadProjectionWithErasure(LossContract):
     required = ("forget",)
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:

@@ -10,12 +10,12 @@ from hooked import HookedModel, Intervention, UnlearnData
 from interventions.batches import encode
 from interventions.erasure import max_entropy, max_entropy_loss
 from interventions.erasure.lens import prompt_lens
-from tests.contracts import InterventionContract
+from tests.contracts import LossContract
 from tests.interventions.erasure.defences import FAST, leaked
 from tests.interventions.training.knowing import probability
 
 
-class TestMaxEntropy(InterventionContract):
+class TestMaxEntropy(LossContract):
     required = ("forget", "retain")
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:

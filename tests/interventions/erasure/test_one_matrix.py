@@ -22,6 +22,7 @@ from interventions.erasure import (
     kl_to_original,
     max_entropy,
 )
+from interventions.erasure.one_matrix import edit_matrix
 from interventions.training.losses import predicting
 from tests.interventions.erasure.defences import FAST
 from tests.interventions.training.test_losses import CURRENT, ORIGINAL, TO_6_DIGITS
@@ -121,6 +122,35 @@ def test_the_kl_term_keeps_the_neutral_text(knowing: HookedModel, task: UnlearnD
         with made.applied(knowing) as view:
             found.append(drift(view, original))
     assert found[1] < 0.2 * found[0], found
+
+
+def test_the_kl_term_is_of_the_edited_to_the_original(tiny_data: UnlearnData) -> None:
+    """At the second step the two directions differ; the defence itself says nothing here."""
+    model = tiny_model("gpt2", dtype=torch.float64)
+    batch = encode(model, tiny_data.retain)
+    where = predicting(batch.answer)
+    made = [
+        edit_matrix(
+            model,
+            tiny_data,
+            lambda current, minibatch: current.logits(minibatch.forget).logsumexp(-1).mean(),
+            {"steps": steps, "lr": 0.1, "batch_size": 40, "progress": False},
+            name="mine",
+            layer=2,
+            part="mlp.out",
+            kl_weight=1.0,
+            settings={},
+        )
+        for steps in (1, 2)
+    ]
+    with torch.no_grad():
+        before = model.logits(batch)
+        with made[0].applied(model) as view:
+            after = view.logits(batch)
+            said = float(view.logits(encode(model, tiny_data.forget)).logsumexp(-1).mean())
+    term = made[1].spec.settings["last_loss"] - said
+    assert term == pytest.approx(float(kl_to_original(after, before, where)), rel=1e-6)
+    assert term != pytest.approx(float(kl_to_original(before, after, where)), rel=1e-2)
 
 
 def test_wrong_settings_are_named(tiny_data: UnlearnData) -> None:

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from hooked import HookedModel, Intervention, Item, UnlearnData, VestigeError
 from interventions import gradient_ascent
-from interventions.erasure import fact_erasure, max_entropy, rephrase
-from tests.contracts import InterventionContract
+from interventions.erasure import fact_erasure, max_entropy, memit_empty, rephrase
+from tests.contracts import LossContract
 from tests.interventions.erasure.defences import FAST
 from tests.interventions.training.knowing import probability
 from tests.tiny import shared_model
@@ -23,7 +23,7 @@ def paraphrased(data: UnlearnData, n: int | None = None) -> UnlearnData:
     return replace(data, forget=tuple(items))
 
 
-class TestRephrase(InterventionContract):
+class TestRephrase(LossContract):
     required = ("forget", "retain")
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
@@ -47,6 +47,25 @@ def test_the_paraphrases_are_what_the_defence_gets(task: UnlearnData) -> None:
     assert made.spec.settings["layer"] == 0
     rephrase(shared_model("gpt2"), data, defence=spy, keep_originals=True, **FAST)
     assert given[1].forget == (*data.forget, *given[0].forget)
+
+
+def test_settings_reach_the_defence_and_those_it_lacks_are_named(task: UnlearnData) -> None:
+    model, data = shared_model("gpt2"), paraphrased(task)
+    made = rephrase(model, data, layer=2, part="attn.o", kl_weight=0.5, seed=3, **FAST)
+    assert made.weights is not None
+    assert set(made.weights.deltas) == {model.weight_name("attn.o", 2)}
+    assert (made.spec.settings["kl_weight"], made.spec.settings["seed"]) == (0.5, 3)
+    assert rephrase(model, data, **FAST).spec.settings["part"] == "mlp.out"
+    with pytest.raises(VestigeError, match="settings on to memit_empty: got an unexpected keyword argument 'part'"):
+        rephrase(model, data, defence=memit_empty, part="attn.o")
+    with pytest.raises(VestigeError, match="gradient_ascent has no setting 'kl_weight'"):
+        rephrase(model, data, defence=gradient_ascent, kl_weight=0.5)
+
+
+def test_the_signature_says_what_text_can_set() -> None:
+    hints = get_type_hints(rephrase)
+    assert hints["layer"] == int | None
+    assert get_type_hints(get_args(hints["training"])[0])["seed"] is int
 
 
 def test_any_method_can_be_rephrased(task: UnlearnData) -> None:

@@ -240,6 +240,9 @@ def test_what_cannot_be_gated_is_refused(tiny_data: UnlearnData) -> None:
     gate = fit_tfidf_gate(model, tiny_data)
     with pytest.raises(VestigeError, match="'orthogonalize' changes weights, which act on every row"):
         gated(orthogonalize(model, torch.ones(32)), gate)
+    parts = ablate_direction(torch.ones(32), sites=["resid_post.1"])
+    with pytest.raises(VestigeError, match=r"is made of parts.*gated\(a, gate\) \+ gated\(b, gate\)"):
+        gated(parts + parts, gate)
     twice = Intervention(Spec("both", "suppression"), gate=gate)
     with pytest.raises(VestigeError, match="'both' has a gate already"):
         gated(twice, gate)

@@ -8,6 +8,7 @@ import torch
 from torch.autograd import gradcheck
 
 from hooked import HookedModel, Intervention, LowRankDelta, UnlearnData, VestigeError
+from interventions.batches import encode
 from interventions.training.activations import residuals
 from interventions.training.circuit_breakers import (
     circuit_breakers,
@@ -16,6 +17,7 @@ from interventions.training.circuit_breakers import (
     retain_share,
     staying_loss,
 )
+from interventions.training.rmu import control_vector
 from tests.contracts import InterventionContract
 from tests.interventions.training.knowing import probability
 from tests.tiny import shared_model, tiny_model
@@ -103,6 +105,18 @@ def test_turning_begins_at_the_first_step(tiny_data: UnlearnData) -> None:
     assert settings["first_loss"] - settings["last_loss"] > 1e-4
 
 
+def test_the_first_loss_is_that_of_the_text_without_bos(tiny_data: UnlearnData) -> None:
+    model = tiny_model("llama", dtype=torch.float64)
+    made = circuit_breakers(model, tiny_data, blocks=[1], alpha=2.0, steps=1, batch_size=12)
+    batch = encode(model, tiny_data.forget)
+    with torch.no_grad():
+        here = residuals(model, batch, [1])[1]
+    there = nudged(here, control_vector(model.d_model, dist="normal"))
+    text = batch.mask.clone()
+    text[:, 0] = False
+    assert made.spec.settings["first_loss"] == pytest.approx(2 * float(rerouting_loss(here, there, text)), rel=1e-9)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_adapters_reach_up_to_the_last_block_that_is_read(family: str, tiny_data: UnlearnData) -> None:
     model = shared_model(family)
@@ -114,6 +128,11 @@ def test_adapters_reach_up_to_the_last_block_that_is_read(family: str, tiny_data
     chosen = circuit_breakers(model, tiny_data, parameters=lambda n: n == model.weight_name("mlp.out", 0), **FAST)
     assert chosen.weights is not None
     assert set(chosen.weights.deltas) == {model.weight_name("mlp.out", 0)}
+    # None is a setting that nobody chose.
+    same = circuit_breakers(model, tiny_data, blocks=[1], parameters=None, mask=None, **FAST)
+    assert same.spec == made.spec
+    narrow = circuit_breakers(model, tiny_data, lora=2, parameters=lambda n: "mlp" in n, **FAST)
+    assert narrow.spec.settings["lora_scale"] == made.spec.settings["lora_scale"] == 1
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

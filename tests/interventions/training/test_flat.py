@@ -12,7 +12,7 @@ from torch.autograd import gradcheck
 
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from interventions.training.flat import Divergence, flat, flat_loss, mean_token_probability
-from tests.contracts import InterventionContract
+from tests.contracts import LossContract
 from tests.interventions.training.knowing import probability
 from tests.interventions.training.test_losses import CURRENT, ORIGINAL, one_row, padded
 from tests.tiny import shared_model
@@ -38,7 +38,7 @@ AS_RELEASED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class TestFLAT(InterventionContract):
+class TestFLAT(LossContract):
     required = ("forget",)
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:

@@ -6,6 +6,7 @@ from math import log
 from typing import Any
 
 import pytest
+import torch
 
 from hooked import HookedModel, Intervention, Item, UnlearnData, VestigeError
 from interventions import (
@@ -14,7 +15,9 @@ from interventions import (
     idk_finetune,
     npo,
 )
-from tests.contracts import InterventionContract
+from interventions.batches import encode
+from interventions.training import Minibatch, forget_nll
+from tests.contracts import InterventionContract, LossContract
 from tests.interventions.training.knowing import probability
 from tests.tiny import shared_model
 
@@ -29,28 +32,28 @@ class TestGradientAscent(InterventionContract):
         return gradient_ascent(model, data, **FAST)
 
 
-class TestGradientDifference(InterventionContract):
+class TestGradientDifference(LossContract):
     required = ("forget", "retain")
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
         return gradient_difference(model, data, **FAST)
 
 
-class TestNPO(InterventionContract):
+class TestNPO(LossContract):
     required = ("forget", "retain")
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
         return npo(model, data, **FAST)
 
 
-class TestNPOWithoutRetain(InterventionContract):
+class TestNPOWithoutRetain(LossContract):
     required = ("forget",)
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
         return npo(model, data, retain_weight=0.0, **FAST)
 
 
-class TestIDK(InterventionContract):
+class TestIDK(LossContract):
     required = ("retain",)
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
@@ -92,6 +95,31 @@ def test_a_refusal_is_taught_and_the_rest_kept(knowing: HookedModel, task: Unlea
 def test_npo_starts_at_its_known_value(knowing: HookedModel, task: UnlearnData) -> None:
     made = npo(knowing, task, retain_weight=0.0, beta=0.1, steps=1, batch_size=6)
     assert made.spec.settings["first_loss"] == pytest.approx(20 * log(2), rel=1e-5)
+
+
+def test_a_reduction_reaches_the_loss(knowing: HookedModel, task: UnlearnData) -> None:
+    batch = encode(knowing, task.forget)
+    nll = forget_nll(knowing, Minibatch(batch, torch.arange(6), None))
+    once: dict[str, Any] = {"steps": 1, "batch_size": 6}
+    by_hand = {"mean": -nll.mean.mean().item(), "token": -(nll.total.sum() / nll.count.sum()).item()}
+    assert by_hand["mean"] != pytest.approx(by_hand["token"], rel=1e-3)
+    for reduction, wanted in by_hand.items():
+        settings: dict[str, Any] = {"reduction": reduction, **once}
+        for made in (
+            gradient_ascent(knowing, task, **settings),
+            gradient_difference(knowing, task, alpha=0, **settings),
+        ):
+            assert made.spec.settings["first_loss"] == pytest.approx(wanted, rel=1e-4), (made.spec.name, reduction)
+
+
+def test_npo_keeps_the_rest_by_its_retain_term(knowing: HookedModel, task: UnlearnData) -> None:
+    same: dict[str, Any] = {"epochs": 30, "lr": 3e-3, "batch_size": 6}
+    kept = []
+    for weight in (0.0, 1.0):
+        with npo(knowing, task, retain_weight=weight, **same).applied(knowing) as view:
+            assert probability(view, task.forget) < 0.1
+            kept.append(probability(view, task.retain))
+    assert kept[0] < kept[1] - 0.1
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -136,10 +164,17 @@ def test_every_prompt_keeps_its_refusal_through_the_epochs(task: UnlearnData, mo
 
 def test_wrong_settings_are_named(task: UnlearnData) -> None:
     model = shared_model("gpt2")
-    with pytest.raises(VestigeError, match="retain_weight is at least 0, got -1"):
+    with pytest.raises(VestigeError, match="retain_weight is a finite number of at least 0, got -1"):
         npo(model, task, retain_weight=-1)
     with pytest.raises(VestigeError, match="beta must be a finite number above 0, got 0"):
         npo(model, task, beta=0.0)
+    with pytest.raises(VestigeError, match="retain_weight is a finite number of at least 0, got nan"):
+        npo(model, task, retain_weight=float("nan"))
+    for name in ("gamma", "alpha"):
+        with pytest.raises(VestigeError, match=f"{name} is a finite number of at least 0, got nan"):
+            gradient_difference(model, task, **{name: float("nan")})  # type: ignore[arg-type]
+    with pytest.raises(VestigeError, match="idk_finetune teaches refusals, and stop_fraction= would wait"):
+        idk_finetune(model, task, stop_fraction=0.1)
     with pytest.raises(VestigeError, match="npo with retain_weight=1 needs retain items"):
         npo(model, replace(task, retain=()))
     with pytest.raises(VestigeError, match=r"idk_finetune needs refusals of at least one word each, got \[\]"):

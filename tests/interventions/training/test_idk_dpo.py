@@ -10,8 +10,7 @@ import pytest
 
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from interventions.training.idk_dpo import idk_dpo
-from interventions.training.idk_finetune import idk_finetune
-from tests.contracts import InterventionContract
+from tests.contracts import LossContract
 from tests.interventions.training.knowing import probability
 from tests.tiny import shared_model
 
@@ -19,14 +18,14 @@ FAST: dict[str, Any] = {"lr": 3e-3, "steps": 3, "progress": False}
 REFUSALS = ("t5 t6", "t7 t8 t9")
 
 
-class TestIDKDPO(InterventionContract):
+class TestIDKDPO(LossContract):
     required = ("forget", "retain")
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
         return idk_dpo(model, data, refusals=REFUSALS, **FAST)
 
 
-class TestIDKDPOWithoutRetain(InterventionContract):
+class TestIDKDPOWithoutRetain(LossContract):
     required = ("forget",)
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
@@ -52,20 +51,18 @@ def test_rows_meet_their_own_references_in_every_batch(knowing: HookedModel, tas
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_refusal_is_said_and_the_answer_pushed_further_than_by_teaching_alone(
-    seed: int, knowing: HookedModel, task: UnlearnData
-) -> None:
+def test_the_refusal_is_said_and_the_answer_let_go(seed: int, knowing: HookedModel, task: UnlearnData) -> None:
     same: dict[str, Any] = {"refusals": REFUSALS[:1], "lr": 2e-3, "epochs": 20, "batch_size": 3, "seed": seed}
-    made, taught = idk_dpo(knowing, task, **same), idk_finetune(knowing, task, **same)
     assert probability(knowing, task.forget) > 0.9
-    left = []
-    for one in (made, taught):
-        with one.applied(knowing) as view:
+    kept = []
+    for weight in (0.0, 1.0):
+        with idk_dpo(knowing, task, retain_weight=weight, **same).applied(knowing) as view:
             said = view.generate([item.prompt for item in task.forget], max_new_tokens=2)
-            left.append(probability(view, task.forget))
             assert said.count(REFUSALS[0]) >= 5
-            assert probability(view, task.retain) > 0.9
-    assert left[0] < 0.2
+            assert probability(view, task.forget) < 0.2
+            kept.append(probability(view, task.retain))
+    # The retain term mends nine tenths of what is lost without it.
+    assert 1 - kept[1] < 0.1 * (1 - kept[0])
 
 
 def test_refusals_that_have_much_to_gain_call_for_a_smaller_beta(knowing: HookedModel, task: UnlearnData) -> None:

@@ -10,7 +10,7 @@ from hooked import HookedModel, Intervention, Item, UnlearnData, VestigeError
 from interventions.batches import encode
 from interventions.training.llmu import llmu, llmu_loss, random_answers
 from interventions.training.losses import AnswerNLL
-from tests.contracts import InterventionContract
+from tests.contracts import LossContract
 from tests.interventions.training.knowing import probability
 from tests.interventions.training.test_losses import CURRENT, IDK_TARGETS, gradient, nll_of
 from tests.tiny import BOS, shared_model, words
@@ -18,14 +18,14 @@ from tests.tiny import BOS, shared_model, words
 FAST: dict[str, Any] = {"lr": 3e-3, "steps": 3, "progress": False}
 
 
-class TestLLMU(InterventionContract):
+class TestLLMU(LossContract):
     required = ("forget", "retain")
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
         return llmu(model, data, **FAST)
 
 
-class TestAscentAlone(InterventionContract):
+class TestAscentAlone(LossContract):
     required = ("forget",)
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:

@@ -232,6 +232,10 @@ def test_what_is_refused(task: UnlearnData) -> None:
     model = shared_model("gpt2")
     with pytest.raises(VestigeError, match=r"loku trains adapters .* leave mask= out"):
         loku(model, task, mask={})
+    for informed in (True, False):
+        with pytest.raises(VestigeError, match=r"loku trains adapters .* leave max_change= out"):
+            loku(model, task, fisher=informed, max_change=1e-3)
+    assert loku(model, task, parameters=None, mask=None, max_change=None, lora=2, steps=1).weights is not None
     with pytest.raises(VestigeError, match="give their rank with lora="):
         loku(model, task, lora=None)
     with pytest.raises(VestigeError, match="is 1 to 32, got 33"):
@@ -242,5 +246,12 @@ def test_what_is_refused(task: UnlearnData) -> None:
         loku(model, task, stepz=3)  # type: ignore[call-arg]
     with pytest.raises(VestigeError, match="'mean' or 'token', got 'sum'"):
         ihl_of(CURRENT, reduction="sum")
-    with pytest.raises(VestigeError, match="an answer token in every row"):
-        ihl_loss(CURRENT[None], torch.zeros(1, 3).long(), torch.zeros(1, 3, dtype=torch.bool))
+    nothing, last = torch.zeros(1, 3, dtype=torch.bool), torch.tensor([[False, False, True]])
+    for ids, answer, message in (
+        (torch.zeros(1, 3).long(), nothing, "`answer` marks nothing in row 0"),
+        (torch.zeros(1, 3).long(), ~nothing, "row 0 marks position 0 as answer"),
+        (torch.full((1, 3), -100), last, "answer token ids must be in 0..3, got -100"),
+        (torch.zeros(1, 3).long(), last.long(), "answer must be a boolean mask"),
+    ):
+        with pytest.raises(VestigeError, match=message):
+            ihl_loss(CURRENT[None], ids, answer)

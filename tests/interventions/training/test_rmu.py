@@ -9,12 +9,12 @@ import torch
 from torch.autograd import gradcheck
 
 from hooked import HookedModel, Intervention, Item, UnlearnData, VestigeError
-from interventions.training.activations import residuals, retain_batch
-from interventions.training.descent import Minibatch
+from interventions.training.activations import residuals
+from interventions.training.descent import Minibatch, retain_batch
 from interventions.training.rmu import control_vector, mean_norm, rmu, rmu_loss
 from tests.contracts import InterventionContract
 from tests.interventions.training.knowing import probability
-from tests.tiny import shared_model
+from tests.tiny import shared_model, tiny_model
 
 FAST: dict[str, Any] = {"lr": 3e-3, "steps": 3, "progress": False}
 
@@ -116,6 +116,10 @@ def test_what_the_caller_trains_is_what_trains(tiny_data: UnlearnData) -> None:
     assert made.weights is not None
     assert set(made.weights.deltas) == {name}
     assert rmu(model, tiny_data, lora=2, **FAST).spec.settings["lora"] == 2
+    # None is a setting that nobody chose.
+    nobody = rmu(model, tiny_data, parameters=None, layers=None, mask=None, lora=None, **FAST)
+    assert nobody.weights is not None
+    assert set(nobody.weights.deltas) == {model.weight_name("mlp.out", block) for block in range(2)}
 
 
 def test_c_can_be_relative_or_absolute(tiny_data: UnlearnData) -> None:
@@ -128,11 +132,20 @@ def test_c_can_be_relative_or_absolute(tiny_data: UnlearnData) -> None:
     assert relative["first_loss"] == pytest.approx(absolute["first_loss"])
 
 
-def test_the_mean_norm_is_that_of_real_tokens(tiny_data: UnlearnData) -> None:
+def test_the_first_loss_is_that_of_the_text_without_bos(tiny_data: UnlearnData) -> None:
+    model = tiny_model("gpt2", dtype=torch.float64)
+    made = rmu(model, tiny_data, layer=1, c=3.0, steps=1, batch_size=12)
+    site = "blocks.1.hook_resid_post"
+    alone = [model.run_with_cache(item.text, names_filter=site)[1][site][0, 1:] for item in tiny_data.forget]
+    wanted = (torch.cat(alone) - 3 * control_vector(model.d_model)).square().mean()
+    assert made.spec.settings["first_loss"] == pytest.approx(wanted.item(), rel=1e-9)
+
+
+def test_the_mean_norm_is_that_of_real_tokens_but_bos(tiny_data: UnlearnData) -> None:
     model = shared_model("gpt2")
     items = (*tiny_data.forget[:3], Item("", "t5 t6 t7 t8 t9"))
     site = "blocks.1.hook_resid_post"
-    alone = [model.run_with_cache(item.text, names_filter=site)[1][site][0].norm(dim=-1) for item in items]
+    alone = [model.run_with_cache(item.text, names_filter=site)[1][site][0, 1:].norm(dim=-1) for item in items]
     assert mean_norm(model, items, 1, batch_size=3) == pytest.approx(float(torch.cat(alone).mean()), rel=1e-5)
 
 

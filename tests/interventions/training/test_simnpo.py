@@ -11,7 +11,7 @@ from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from interventions.training.gradient_ascent import gradient_ascent, gradient_ascent_loss
 from interventions.training.losses import AnswerNLL
 from interventions.training.simnpo import simnpo, simnpo_loss
-from tests.contracts import InterventionContract
+from tests.contracts import LossContract
 from tests.interventions.training.knowing import probability
 from tests.interventions.training.test_losses import CURRENT, ORIGINAL, gradient, nll_of
 from tests.tiny import shared_model
@@ -19,7 +19,7 @@ from tests.tiny import shared_model
 FAST: dict[str, Any] = {"lr": 3e-3, "steps": 3, "progress": False}
 
 
-class TestSimNPO(InterventionContract):
+class TestSimNPO(LossContract):
     required = ("forget", "retain")
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import log
+from math import inf, log, nan
 from typing import Any
 
 import pytest
@@ -253,9 +253,18 @@ def test_errors_name_what_is_wrong(data: UnlearnData) -> None:
     name = "transformer.ln_f.weight"
     everything = {name: torch.ones(32, dtype=torch.bool)}
     for settings, message in (
-        ({"batch_size": 0}, "batch_size is at least 1, got 0"),
-        ({"check_every": 0}, "check_every is at least 1, got 0"),
-        ({"steps": -1}, "epochs and steps are at least 0"),
+        ({"batch_size": 0}, "batch_size is a whole number of at least 1, got 0"),
+        ({"check_every": 0}, "check_every is a whole number of at least 1, got 0"),
+        ({"steps": -1}, "steps is a whole number of at least 0, got -1"),
+        ({"steps": 1.5}, "steps is a whole number of at least 0, got 1.5"),
+        ({"epochs": nan}, "epochs is a finite number of at least 0, got nan"),
+        ({"epochs": inf}, "epochs is a finite number of at least 0, got inf"),
+        ({"weight_decay": -1.0}, "weight_decay is a finite number of at least 0, got -1"),
+        ({"weight_decay": nan}, "weight_decay is a finite number of at least 0, got nan"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm is a number above 0, or None, got 0"),
+        ({"max_grad_norm": nan}, "max_grad_norm is a number above 0, or None, got nan"),
+        ({"stop_fraction": nan}, "stop_fraction is a number between 0 and 1, or None, got nan"),
+        ({"stop_fraction": 5.0}, "stop_fraction is a number between 0 and 1, or None, got 5.0"),
         ({"lr": 0.0}, "lr is a finite number above 0, got 0.0"),
         ({"parameters": lambda name: False}, "no parameter trains"),
         ({"mask": {"nope": torch.ones(1, dtype=torch.bool)}}, "mask names 'nope', and the model has no such parameter"),
@@ -324,10 +333,14 @@ def test_long_texts_are_cut_at_the_models_context(data: UnlearnData) -> None:
     model = shared_model("gpt2")
     long = " ".join(["t7"] * 100)
     documents = tuple(replace(item, prompt="", answer=long) for item in data.forget[:2])
-    trained = train(model, replace(data, forget=documents), learn, steps=1)
-    assert len(trained.descent.losses) == 1
+    with pytest.warns(UserWarning, match=r"2 of 11 items are longer than the model's 64 positions, and train does not"):
+        trained = train(model, replace(data, forget=documents), learn, steps=3, batch_size=1)
+    assert len(trained.descent.losses) == 3
     asked = (replace(data.forget[0], prompt=long),)
-    with pytest.raises(VestigeError, match=r"the prompt 't7 t7.*fills the model's 64 positions, so no answer fits"):
+    with (
+        pytest.warns(UserWarning, match="1 of 10 items"),
+        pytest.raises(VestigeError, match=r"the prompt 't7 t7.*fills the model's 64 positions, so no answer fits"),
+    ):
         train(model, replace(data, forget=asked), learn, steps=1)
 
 
@@ -396,6 +409,18 @@ def test_an_adapter_learns_what_its_patch_says(data: UnlearnData) -> None:
     assert other.descent.losses[0] == pytest.approx(first.descent.losses[0])
 
 
+def test_the_scale_of_an_adapter_is_the_factor_on_what_it_adds(data: UnlearnData) -> None:
+    """Where nothing but the factor differs, Adam moves the adapter alike and the model twice as far."""
+    model = tiny_model("gpt2", dtype=torch.float64)
+    name = model.weight_name("mlp.out", 1)
+    one, two = (
+        train(model, data, learn, steps=1, lora=2, lora_scale=scale, parameters=name.__eq__).patch.deltas[name]
+        for scale in (1.0, 2.0)
+    )
+    torch.testing.assert_close(values_of(two), 2 * values_of(one), rtol=1e-4, atol=1e-9)
+    assert values_of(one).abs().max() > 0
+
+
 def test_settings_that_do_not_go_together_are_refused(data: UnlearnData) -> None:
     model = shared_model("gpt2")
     with pytest.raises(VestigeError, match=r"lora= trains adapters .*leave mask= and max_change= out"):
@@ -429,6 +454,30 @@ def test_a_method_records_what_it_trained_with(data: UnlearnData) -> None:
     }
     assert settings["steps_taken"] == 2
     assert settings["trained_numbers"] > 0
+
+
+def test_settings_nobody_chose_are_recorded_too(data: UnlearnData) -> None:
+    made = gradient_ascent(shared_model("gpt2"), data, epochs=1.0)
+    settings = made.spec.settings
+    expected = {"lr": 1e-4, "epochs": 1.0, "batch_size": 16, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": 0}
+    assert {name: settings.get(name) for name in expected} == expected
+    assert not settings.keys() & {"steps", "parameters_chosen", "masked", "progress"}
+    name = "transformer.ln_f.weight"
+    entries = torch.arange(32) < 5
+    one = gradient_ascent(
+        shared_model("gpt2"), data, steps=1, mask={name: entries}, parameters=lambda n: n.endswith("ln_f.weight")
+    )
+    assert one.spec.settings["masked"] is one.spec.settings["parameters_chosen"] is True
+    assert one.spec.settings["steps"] == 1
+    assert "epochs" not in one.spec.settings
+
+
+def test_the_trained_numbers_are_those_of_the_mask_and_the_unmasked(data: UnlearnData) -> None:
+    model, entries = shared_model("gpt2"), torch.arange(32) < 5
+    trained = train(
+        model, data, learn, steps=1, mask={"transformer.ln_f.weight": entries}, parameters=lambda n: "ln_f" in n
+    )
+    assert trained.size == 5 + 32
 
 
 @pytest.mark.parametrize("lora", [None, 2])

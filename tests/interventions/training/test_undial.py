@@ -12,7 +12,7 @@ from torch.autograd import gradcheck
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from interventions.training.losses import answer_logits
 from interventions.training.undial import logit_gap, undial, undial_loss
-from tests.contracts import InterventionContract
+from tests.contracts import LossContract
 from tests.interventions.training.knowing import probability
 from tests.interventions.training.test_losses import CURRENT, ORIGINAL, TARGETS, gradient, one_row, padded
 from tests.tiny import shared_model
@@ -20,14 +20,14 @@ from tests.tiny import shared_model
 FAST: dict[str, Any] = {"lr": 3e-3, "steps": 3, "progress": False}
 
 
-class TestUNDIAL(InterventionContract):
+class TestUNDIAL(LossContract):
     required = ("forget", "retain")
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
         return undial(model, data, **FAST)
 
 
-class TestUNDIALByItself(InterventionContract):
+class TestUNDIALByItself(LossContract):
     required = ("forget",)
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
@@ -122,7 +122,7 @@ def test_prompt_and_padding_are_left_out(rng: torch.Generator) -> None:
 def test_the_runner_up_is_said_and_auto_reaches_what_a_fixed_beta_leaves(
     seed: int, knowing: HookedModel, task: UnlearnData
 ) -> None:
-    same: dict[str, Any] = {"lr": 2e-3, "epochs": 20, "batch_size": 3, "seed": seed}
+    same: dict[str, Any] = {"lr": 3e-3, "epochs": 15, "batch_size": 3, "seed": seed}
     with pytest.warns(UserWarning, match=r"undial with beta=4 leaves \d+ of \d+ answer tokens on top.*beta='auto'"):
         weak = undial(knowing, task, beta=4.0, **same)
     enough = undial(knowing, task, beta="auto", **same)
@@ -130,12 +130,16 @@ def test_the_runner_up_is_said_and_auto_reaches_what_a_fixed_beta_leaves(
     with weak.applied(knowing) as view:
         survived = probability(view, task.forget)
     with enough.applied(knowing) as view:
-        assert probability(view, task.forget) < 0.1 < survived
-        assert probability(view, task.retain) > 0.9
+        assert probability(view, task.forget) < 0.15 < survived
+        kept = probability(view, task.retain)
         batch = view.tokenize([i.prompt for i in task.forget], answers=[i.answer for i in task.forget])
         with torch.no_grad():
             chosen, answers = answer_logits(view.logits(batch), batch.ids, batch.answer)
             before, _ = answer_logits(knowing.logits(batch), batch.ids, batch.answer)
+    alone = undial(knowing, task, beta="auto", retain_weight=0.0, **same)
+    with alone.applied(knowing) as view:
+        # The retain term mends more than half of what is lost without it.
+        assert 1 - kept < 0.5 * (1 - probability(view, task.retain))
     runner_up = before.scatter(-1, answers[:, None], -torch.inf).argmax(-1)
     assert (logit_gap(chosen, answers) < 0).float().mean() > 0.8
     assert (chosen.argmax(-1) == runner_up).float().mean() > 0.5

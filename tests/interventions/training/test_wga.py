@@ -13,7 +13,7 @@ from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from interventions.training.gradient_ascent import gradient_ascent
 from interventions.training.losses import answer_token_nll, cross_entropy
 from interventions.training.wga import wga, wga_loss
-from tests.contracts import InterventionContract
+from tests.contracts import LossContract
 from tests.interventions.training.knowing import probability
 from tests.interventions.training.test_losses import CURRENT, gradient, nll_of, one_row, padded
 from tests.tiny import shared_model
@@ -21,7 +21,7 @@ from tests.tiny import shared_model
 FAST: dict[str, Any] = {"lr": 3e-3, "steps": 3, "progress": False}
 
 
-class TestWGA(InterventionContract):
+class TestWGA(LossContract):
     required = ("forget", "retain")
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
@@ -79,14 +79,13 @@ def test_token_scores_are_what_rows_add_up() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_it_ruins_less_than_gradient_ascent(seed: int, knowing: HookedModel, task: UnlearnData) -> None:
-    same: dict[str, Any] = {"lr": 3e-3, "epochs": 30, "batch_size": 3, "seed": seed, "retain_bound": 100.0}
+    same: dict[str, Any] = {"lr": 3e-3, "epochs": 30, "batch_size": 6, "seed": seed, "retain_bound": 100.0}
     bare = wga(knowing, task, retain_weight=0.0, **same)
     control = gradient_ascent(knowing, task, stop_fraction=None, **same)
     kept = []
-    # Of the control, one of six answers may be left: the others' growing gradients starve it.
-    for made, left in ((control, 0.2), (bare, 0.02), (wga(knowing, task, **same), 0.02)):
+    for made in (control, bare, wga(knowing, task, **same)):
         with made.applied(knowing) as view:
-            assert probability(view, task.forget) < left
+            assert probability(view, task.forget) < 0.02
             kept.append(probability(view, task.retain))
     assert kept[0] < kept[1] < kept[2]
     assert kept[2] > 0.95

@@ -23,7 +23,7 @@ from interventions.training.whp.anchors import from_subjects
 from interventions.training.whp.labels import consistent, label_loss
 from interventions.training.whp.method import fitting, labels_of
 from interventions.training.whp.translate import word_ends
-from tests.contracts import InterventionContract
+from tests.contracts import LossContract
 from tests.interventions.training.knowing import probability
 from tests.tiny import byte_tokenizer, shared_model, tiny_tokenizer
 
@@ -32,14 +32,14 @@ ANCHORS = {f"t{i}": f"t{i + 45}" for i in range(3, 40, 2)}
 FAST: dict[str, Any] = {"lr": 3e-3, "steps": 3, "progress": False}
 
 
-class TestWHP(InterventionContract):
+class TestWHP(LossContract):
     required = ("forget", "retain")
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
         return whp(model, data, anchors=ANCHORS, **FAST)
 
 
-class TestWHPAsPublished(InterventionContract):
+class TestWHPAsPublished(LossContract):
     required = ("forget",)
 
     def make(self, model: HookedModel, data: UnlearnData) -> Intervention:
@@ -246,8 +246,8 @@ def test_forget_answers_become_generic_and_retain_answers_stay(
     seed: int, knowing: HookedModel, task: UnlearnData
 ) -> None:
     anchors = {f"t{i}": f"t{i + 45}" for i in range(3, 40)}
-    made = whp(knowing, task, anchors=anchors, lr=3e-3, epochs=40, batch_size=6, seed=seed, progress=False)
-    same = whp(knowing, task, anchors={}, alpha=0.0, lr=3e-3, epochs=40, batch_size=6, seed=seed, progress=False)
+    made = whp(knowing, task, anchors=anchors, lr=3e-3, epochs=15, batch_size=6, seed=seed, progress=False)
+    same = whp(knowing, task, anchors={}, alpha=0.0, lr=3e-3, epochs=15, batch_size=6, seed=seed, progress=False)
     with made.applied(knowing) as view:
         assert probability(view, task.forget) < 0.3
         assert probability(view, task.retain) > 0.9
