@@ -93,7 +93,7 @@ def test_the_command_prints_json() -> None:
     assert npo["points"] == ["weights"]
     assert npo["needs"] == ["forget", "retain", "reference"]
     one = json.loads(CliRunner().invoke(app, ["methods", "npo", "--json"]).output)
-    assert one["settings"]["beta"] == "a number"
+    assert one["settings"]["beta"] == "a number (default 0.5)"
     assert one["settings"]["lora"] == "a whole number or null"
     assert "mask" not in one["settings"]
 
