@@ -15,12 +15,20 @@ def _watched() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
+class _Silent:
+    def update(self, tokens: int) -> None:
+        """Show nothing."""
+
+
 @contextmanager
 def bar(total: int | None, *, row_bytes: int, show: bool, what: str = "harvest") -> Iterator[Any]:
     """Show a bar over tokens on a terminal; call `update(tokens)` on what is yielded."""
-    with tqdm(
-        total=total, desc=what, unit=" tokens", unit_scale=True, disable=not (show and _watched()), dynamic_ncols=True
-    ) as shown:
+    if not (show and _watched()):
+        # Even a hidden bar of tqdm takes a lock that forked processes share: one that is killed while it holds it would
+        # stop all others for good.
+        yield _Silent()
+        return
+    with tqdm(total=total, desc=what, unit=" tokens", unit_scale=True, dynamic_ncols=True) as shown:
         if row_bytes:
             shown.set_postfix_str(f"{row_bytes / 1e3:.1f} kB/token")
 

@@ -262,3 +262,17 @@ def test_the_address_is_the_same_in_another_folder_and_under_another_name(tmp_pa
     one = small_store(tmp_path / "one", model=model)
     model.config._name_or_path = "renamed"
     assert small_store(tmp_path / "two", model=model).address == one.address
+
+
+def test_a_hidden_bar_takes_no_lock_that_a_killed_process_could_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hooked.harvest import progress
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("tqdm takes a lock that forked processes share")
+
+    monkeypatch.setattr(progress, "tqdm", fail)
+    with progress.bar(10, row_bytes=4, show=False) as shown:
+        shown.update(3)
+    monkeypatch.setattr(progress, "_watched", lambda: True)
+    with pytest.raises(AssertionError, match="forked processes"), progress.bar(10, row_bytes=4, show=True):
+        pass
