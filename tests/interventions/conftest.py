@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -37,10 +35,13 @@ def task() -> UnlearnData:
 
 
 @pytest.fixture(scope="session")
-def knowing(task: UnlearnData) -> Iterator[HookedModel]:
+def knowing(task: UnlearnData) -> HookedModel:
     """A model that was taught every answer of the task."""
     model = tiny_model("llama")
     everything = UnlearnData(task.forget + task.retain)
     taught = train(model, everything, lambda m, b: cross_entropy(forget_nll(m, b)), epochs=40, lr=1e-2, progress=False)
-    with Intervention(Spec("teach", "attack"), weights=taught.patch).applied(model):
-        yield model
+    with Intervention(Spec("teach", "attack"), weights=taught.patch).applied(model) as view:
+        state = {name: tensor.clone() for name, tensor in view.model.state_dict().items()}
+    # For good: a patch that stays in force through the session would be seen by tests of other things.
+    model.model.load_state_dict(state)
+    return model
