@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -47,7 +46,6 @@ def main() -> None:
     unknown = [name for name in arguments.only if name not in GRID]
     if unknown:
         parser.error(f"no method {unknown[0]!r}; there are {', '.join(GRID)}")
-    started = time.perf_counter()
     folder = Path(arguments.work)
     runs = _ray(arguments.address) if arguments.engine == "ray" else _local(arguments.workers)
     # The code that workers load is that of now, whatever happens to the working copy meanwhile.
@@ -65,7 +63,6 @@ def main() -> None:
         "chosen": chosen,
         "runs": collected(folder / "runs", chosen),
         "memory": memory,
-        "seconds": round(time.perf_counter() - started),
         "workers": arguments.workers,
         "engine": arguments.engine,
         "machine": machine(),

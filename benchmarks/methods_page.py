@@ -57,10 +57,15 @@ def page(found: Mapping[str, Any]) -> Iterator[str]:
     m, runs, search = found["machine"], found["runs"], found["search"].values()
     fitting = sum(r.get("seconds") or 0 for r in runs) + sum(r["seconds"] for records in search for r in records)
     yield ""
-    yield f"Fitting took {fitting / 60:.0f} core minutes in all (search and runs), without the audits; this call took"
-    yield f"{found['seconds'] / 60:.0f} minutes with {found['workers']} workers ({found['engine']}). {m['processor']},"
-    yield f"{m['cores']} cores; torch {m['versions']['torch']}, transformers {m['versions']['transformers']}; runs at"
-    yield f"commit {', '.join(sorted({r['commit'] for r in runs}))}."
+    commits = {
+        name: ", ".join(sorted({r["commit"] for r in records}))
+        for name, records in (("searched", [r for some in search for r in some]), ("run", runs))
+    }
+    how = f"{found['engine']}, {found['workers']} workers"
+    versions = ", ".join(f"{name} {m['versions'][name]}" for name in ("torch", "transformers"))
+    yield f"Fitting took {fitting / 60:.0f} core minutes in all (search and runs; {how}), without the audits."
+    yield f"{m['processor']}, {m['cores']} cores; {versions}. Settings were searched at commit {commits['searched']},"
+    yield f"methods run at commit {commits['run']}."
 
 
 def _table(found: Mapping[str, Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hooked import HookedModel, Item, TokenBatch, VestigeError
 from interventions.batches import encoded
+from interventions.blocks import blocks_of
 from interventions.calibration import FOLDS, folds, held_out_rates, order_statistic
 
 When = Literal["prompt", "always"]
@@ -93,15 +94,7 @@ def watched_layers(model: HookedModel, layers: Sequence[int] | None) -> list[int
     Raises:
         VestigeError: A block does not exist, or the list is empty.
     """
-    if layers is None:
-        return [model.n_layers - 1]
-    wrong = [layer for layer in layers if not -model.n_layers <= layer < model.n_layers]
-    if wrong or not layers:
-        got = wrong[0] if wrong else "none"
-        raise VestigeError(
-            f"layers are some of 0 to {model.n_layers - 1} (negative ones count from the end), got {got}"
-        )
-    return sorted({layer % model.n_layers for layer in layers})
+    return [model.n_layers - 1] if layers is None else blocks_of(model, layers)
 
 
 def as_prompts(items: Sequence[Item]) -> list[Item]:

@@ -13,9 +13,9 @@ from torch import Tensor
 from hooked import HookedModel, VestigeError
 from hooked.harvest.corpus import Corpus
 from hooked.harvest.plan import Reading, reading
-from hooked.harvest.progress import bar
 from hooked.harvest.record import TokenRecorder
 from hooked.harvest.steps import batches_of, expected_tokens, forward
+from hooked.progress import bar
 from sae.coder import Coder
 from sae.positions import Positions, norm_limit, special_ids
 
@@ -122,7 +122,7 @@ def stream(
     else:
         settled = replace(settled, excluded=rule.excluded)
         max_norm_ratio = None
-    with bar(expected_tokens(read, settled), row_bytes=0, show=progress, what=what) as shown:
+    with bar(expected_tokens(read, settled), show=progress, what=what) as shown:
         for batch, acts in _forwards(model, coder, site, read, settled):
             if max_norm_ratio is not None and len(acts):
                 rule, max_norm_ratio = replace(rule, max_norm=norm_limit(acts, max_norm_ratio)), None

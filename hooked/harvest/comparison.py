@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from hooked.errors import VestigeError
 from hooked.harvest.cka import LinearCKA
+from hooked.progress import bar
 from hooked.sites import BySite, SiteLike
 from hooked.store.layout import PROVENANCE
 from hooked.store.manifest import read_manifest
@@ -85,14 +86,7 @@ def compare(
     check_tokens(store_a, store_b)
     found = {}
     names = _sites(store_a, store_b, sites)
-    with tqdm(
-        total=len(names) * len(store_a),
-        desc="compare",
-        unit=" rows",
-        unit_scale=True,
-        disable=None if progress else True,
-        dynamic_ncols=True,
-    ) as shown:
+    with bar(len(names) * len(store_a), what="compare", unit=" rows", show=progress) as shown:
         for name in names:
             pairs = _pairs(store_a, store_b, name, batch, device)
             found[name] = _compared(name, _counted(pairs, shown), LinearCKA() if cka else None)
@@ -152,7 +146,7 @@ def _pairs(
 
 
 def _counted(
-    pairs: Iterator[tuple[torch.Tensor, torch.Tensor]], shown: tqdm[None]
+    pairs: Iterator[tuple[torch.Tensor, torch.Tensor]], shown: Any
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for a, b in pairs:
         yield a, b

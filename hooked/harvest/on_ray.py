@@ -20,12 +20,12 @@ import numpy as np
 from hooked.errors import VestigeError
 from hooked.harvest.corpus import Corpus
 from hooked.harvest.plan import Plan
-from hooked.harvest.progress import bar
 from hooked.harvest.ray_connection import RayOptions, connected, imported, unwarned
 from hooked.harvest.ray_worker import Job, Mailbox, Worker
 from hooked.harvest.resume import Finished
 from hooked.harvest.steps import Step, Steps
 from hooked.model import HookedModel
+from hooked.progress import bar
 from hooked.store.manifest import SHARDS
 
 # A task on its way while another one runs keeps a worker busy.
@@ -85,7 +85,7 @@ def fill(
     ray = imported()
     steps = Steps(corpus, settled, done)
     waiting = tasks(steps, settled.spec.shard_rows)
-    with bar(total, row_bytes=settled.row_bytes, show=progress) as shown:
+    with bar(total, what="harvest", row_bytes=settled.row_bytes, show=progress) as shown:
         shown.update(sum(shard.rows for shard in done.values()))
         first = next(waiting, None)
         if first is not None:

@@ -12,11 +12,11 @@ from hooked.errors import VestigeError
 from hooked.harvest.corpus import Corpus
 from hooked.harvest.packing import Packing
 from hooked.harvest.plan import Dtype, Plan, plan
-from hooked.harvest.progress import bar
 from hooked.harvest.record import PIECE_BYTES
 from hooked.harvest.resume import Finished, finished
 from hooked.harvest.steps import Steps, batches_of, expected_tokens, forward, write_shards
 from hooked.model import HookedModel
+from hooked.progress import bar
 from hooked.store.lock import locked
 from hooked.store.manifest import SHARDS, begin, publish, read_manifest, sync_folder
 from hooked.store.store import ActivationStore, manifest_of
@@ -171,7 +171,7 @@ def _fill(
 ) -> Finished:
     """Write every shard that is missing, and compare the tokens of the others."""
     steps = Steps(corpus, settled, done)
-    with bar(total, row_bytes=settled.row_bytes, show=progress) as shown:
+    with bar(total, what="harvest", row_bytes=settled.row_bytes, show=progress) as shown:
         write_shards(model, steps, settled, folder, buffer_bytes=buffer_bytes, written=shown.update)
     return done.complete(steps.rows)
 

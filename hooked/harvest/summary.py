@@ -16,10 +16,10 @@ from hooked.errors import VestigeError
 from hooked.harvest.corpus import Corpus
 from hooked.harvest.packing import Packing
 from hooked.harvest.plan import reading, row_shapes, without_twins
-from hooked.harvest.progress import bar
 from hooked.harvest.steps import batches_of, expected_tokens, forward
 from hooked.harvest.tally import Rooms, SiteTally, TallyRecorder
 from hooked.model import HookedModel
+from hooked.progress import bar
 from hooked.sites import BySite
 from hooked.stats import RunningMoments
 
@@ -181,7 +181,7 @@ def summarise(
         for name, shape in read_at.items()
     }
     rows = 0
-    with bar(expected_tokens(read, settled), row_bytes=0, show=progress, what="summarise") as shown:
+    with bar(expected_tokens(read, settled), show=progress, what="summarise") as shown:
         for batch in batches_of(read, settled):
             tokens, documents, positions = batch.provenance
             # Of equal values the first document's is kept, and batches are not in the order of the corpus.

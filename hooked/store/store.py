@@ -10,9 +10,9 @@ from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
-from tqdm import tqdm
 
 from hooked.errors import VestigeError
+from hooked.progress import bar
 from hooked.sites import SiteLike, near_site, spelled_out
 from hooked.store.layout import FORMAT, StoredSpec
 from hooked.store.manifest import MANIFEST, ORDERS, SHARDS, VERSION, StoreSpec, read_manifest, read_spec, write_json
@@ -192,11 +192,14 @@ class ActivationStore:
             VestigeError: Something was damaged; every damaged file is named.
         """
         damaged = []
-        for shard in tqdm(self._reader.shards, desc="verify", unit="shard", disable=None if progress else True):
-            try:
-                shard.check()
-            except VestigeError as error:
-                damaged.append(str(error))
+        shards = self._reader.shards
+        with bar(len(shards), what="verify", unit=" shards", show=progress) as shown:
+            for shard in shards:
+                try:
+                    shard.check()
+                except VestigeError as error:
+                    damaged.append(str(error))
+                shown.update(1)
         if damaged:
             raise VestigeError("\n".join(damaged))
 

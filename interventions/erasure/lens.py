@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hooked import HookContext, HookedModel, Item, TokenBatch, VestigeError
 from interventions.batches import encoded
+from interventions.blocks import blocks_of
 from interventions.evaluating import evaluating
 from interventions.training.losses import at_least_float32
-from interventions.training.train import blocks_of
 
 
 def prompt_lens(

@@ -23,12 +23,12 @@ from hooked import (
 from hooked.effective import is_transposed
 from hooked.weights import WeightPatch, hugging_face_name
 from interventions.batches import encoded, split_of
+from interventions.blocks import blocks_of
 from interventions.erasure.one_matrix import middle_of
 from interventions.evaluating import evaluating
 from interventions.neurons import refuse_experts
 from interventions.training.losses import answer_nll, at_least_float32
 from interventions.training.refusals import refused
-from interventions.training.train import blocks_of
 
 _RIDGE = 1e-6
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from hooked import HookedModel, Intervention, Spec, UnlearnData, VestigeError
 from interventions.batches import split_of
+from interventions.blocks import blocks_of
 from interventions.training.activations import residuals, spoken
 from interventions.training.descent import Minibatch, Schedule, retain_batch
 from interventions.training.rmu import control_vector
-from interventions.training.train import Training, blocks_of, learned
+from interventions.training.train import Training, learned
 
 
 def rerouting_loss(

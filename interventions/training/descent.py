@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, inf, log
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked import HookedModel, Item, TokenBatch, UnlearnData, VestigeError
+from hooked.progress import bar
 from interventions.batches import encode, encoded, split_of, warn_of_cuts
 from interventions.training.losses import AnswerNLL, answer_nll
 
@@ -152,7 +151,11 @@ def descend(
     warn_of_cuts(model, (*forget, *retain), method=schedule.method)
     steps, every = schedule.length(len(forget)), schedule.check_every or schedule.per_epoch(len(forget))
     losses: list[float] = []
-    with torch.inference_mode(False), torch.enable_grad(), _bar(schedule, steps) as show:
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        bar(steps, what=schedule.method, unit=" steps", show=schedule.progress) as shown,
+    ):
         watch = _Watch(model, forget, retain, schedule, steps)
         batches = _minibatches(model, forget, retain, schedule)
         for step in range(steps):
@@ -162,7 +165,8 @@ def descend(
             losses.append(_update(model, next(batches), loss_fn, optimizer, schedule=schedule, where=where))
             if after_step is not None:
                 after_step()
-            show(step + 1, losses[-1])
+            shown.update(1)
+            shown.note(f"loss {losses[-1]:.4g}")
         else:
             watch.is_done(steps)
     if not all(bool(torch.isfinite(p).all()) for p in _parameters(optimizer)):
@@ -276,23 +280,3 @@ def _shuffled(n: int, batch_size: int, generator: torch.Generator) -> Iterator[I
     """Yield rows of one shuffle after the other, for ever."""
     while True:
         yield from torch.randperm(n, generator=generator).split(batch_size)
-
-
-@contextmanager
-def _bar(schedule: Schedule, steps: int) -> Iterator[Callable[[int, float], None]]:
-    """Show a progress bar on a terminal and nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    shown = schedule.progress and (console.is_terminal or console.is_jupyter)
-    columns: list[Any] = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=console, disable=not shown) as bar:
-        task = bar.add_task(schedule.method, total=steps, loss="-")
-        yield lambda step, loss: bar.update(task, completed=step, loss=f"{loss:.4g}")

@@ -13,11 +13,12 @@ from torch import Tensor
 from hooked import DenseDelta, HookedModel, Intervention, LowRankDelta, Spec, UnlearnData, VestigeError, WeightPatch
 from hooked.adapter import adapted, adapter_patch
 from interventions.batches import split_of
+from interventions.blocks import blocks_of
 from interventions.training.descent import Minibatch
 from interventions.training.fila import adapters_of, begin
 from interventions.training.losses import Reduction, answer_logits
 from interventions.training.retain import check_weights, retained
-from interventions.training.train import Training, blocks_of, learned
+from interventions.training.train import Training, learned
 
 
 def ihl_loss(

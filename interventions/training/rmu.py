@@ -11,10 +11,11 @@ from torch import Tensor
 
 from hooked import HookedModel, Intervention, Item, Spec, UnlearnData, VestigeError
 from interventions.batches import encoded, split_of
+from interventions.blocks import blocks_of
 from interventions.evaluating import evaluating
 from interventions.training.activations import residuals, spoken
 from interventions.training.descent import Minibatch, retain_batch
-from interventions.training.train import Training, blocks_of, learned
+from interventions.training.train import Training, learned
 
 Distribution = Literal["uniform", "normal"]
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hooked import HookedModel, Intervention, Spec, UnlearnData, VestigeError, WeightPatch
 from hooked.adapter import adapted, adapter_patch
 from hooked.weights import hugging_face_name, parameters_of
+from interventions.blocks import blocks_of
 from interventions.evaluating import evaluating
 from interventions.training.descent import Descent, LossFn, Minibatch, Schedule, descend
 
@@ -226,21 +227,6 @@ def train(
     held = mask or {}
     size = sum(int(held[name].sum()) if name in held else parameter.numel() for name, parameter in chosen.items())
     return Trained(WeightPatch.between(before, chosen), descent, size)
-
-
-def blocks_of(model: HookedModel, layers: Sequence[int]) -> list[int]:
-    """Return block numbers counted from 0, each once.
-
-    Raises:
-        VestigeError: There is none, or one does not exist.
-    """
-    wrong = [layer for layer in layers if not -model.n_layers <= layer < model.n_layers]
-    if wrong or not len(layers):
-        got = wrong[0] if wrong else "none"
-        raise VestigeError(
-            f"layers are some of 0 to {model.n_layers - 1} (negative ones count from the end), got {got}"
-        )
-    return sorted({layer % model.n_layers for layer in layers})
 
 
 def _size(parameters: Any) -> int:

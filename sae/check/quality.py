@@ -13,8 +13,8 @@ from torch import Tensor
 from hooked import HookContext, HookedModel, TokenBatch, VestigeError
 from hooked.harvest.corpus import Corpus
 from hooked.harvest.plan import reading
-from hooked.harvest.progress import bar
 from hooked.harvest.steps import batches_of, expected_tokens
+from hooked.progress import bar
 from sae.check.measures import Measures
 from sae.positions import Positions, norm_limit, special_ids
 from sae.read import read_coder
@@ -144,7 +144,7 @@ def quality(
     excluded = special_ids(model) if exclude_special else ()
     measures, sums = Measures(coder), dict.fromkeys(("clean", "reconstructed", "zero"), 0.0)
     predicted = real = 0
-    with bar(expected_tokens(read, settled), row_bytes=0, show=progress, what="quality") as shown:
+    with bar(expected_tokens(read, settled), show=progress, what="quality") as shown:
         for batch in batches_of(read, settled):
             tokens = batch.tokens.to(model.device)
             seen, loss = _clean(model, tokens, site, site_out, ce=ce)

@@ -15,8 +15,8 @@ import torch
 from hooked import HookedModel, VestigeError
 from hooked.harvest.packing import Batch
 from hooked.harvest.plan import Reading
-from hooked.harvest.progress import bar
 from hooked.harvest.steps import batches_of, expected_tokens, forward
+from hooked.progress import bar
 from hooked.store.manifest import StoreSpec
 from hooked.text import token_text
 from sae.coder import Coder
@@ -76,7 +76,7 @@ class Run:
         """
         self.done = self._finished()
         expected, rows, index = expected_tokens(self.corpus, self.settled), 0, -1
-        with bar(expected, row_bytes=0, show=progress, what="index") as shown:
+        with bar(expected, show=progress, what="index") as shown:
             for index, batches in enumerate(_shards(batches_of(self.corpus, self.settled), shard_tokens)):
                 source = Source()
                 for batch in batches:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from hooked.progress import bar
 from sae.library import library
 from sae.train.calibrate import calibrate_threshold
 from sae.train.config import BATCHED
@@ -101,17 +101,17 @@ def fit(
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        tqdm(total=schedule.steps, desc=rows.site.name, unit=" steps", disable=not show, dynamic_ncols=True) as bar,
+        bar(schedule.steps, what=rows.site.name, unit=" steps", show=show) as shown,
     ):
         trainer = library().SAETrainer(cfg=config, sae=sae, data_provider=iter(()))
         for step, batch in enumerate(islice(rows, schedule.steps), 1):
             output = trainer.step(batch if standard is None else standard(batch))
             trainer.n_training_steps += 1
-            bar.update(1)
+            shown.update(1)
             if step % each == 0 or step == schedule.steps:
                 point = _point(trainer, output, step)
                 history.append(point)
-                bar.set_postfix_str(f"FVU {point.fvu:.3f}, L0 {point.l0:.1f}, dead {point.dead:.0%}", refresh=False)
+                shown.note(f"FVU {point.fvu:.3f}, L0 {point.l0:.1f}, dead {point.dead:.0%}")
                 if log is not None:
                     log({f"{rows.site.name}/{name}": value for name, value in asdict(point).items()})
             if step in schedule.snapshots:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -190,7 +189,7 @@ def train_saes(
                 schedule,
                 standard=rows.standard() if standardise else None,
                 snapshot=partial(_snapshot, folders[name]),
-                show=progress and (sys.stderr.isatty() or "ipykernel" in sys.modules),
+                show=progress,
                 log=log,
             )
             found = _measured(sae, rows, model, held_out)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hooked import HookContext, HookedModel, TokenBatch, VestigeError
+from hooked.progress import bar
 from sae.coder import Coder
 from sae.positions import Positions
 from sae.unlearn.crisp_loss import feature_loss, stay_loss
@@ -82,7 +81,7 @@ def descend(
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        tqdm(total=steps, desc="crisp", disable=not (progress and sys.stderr.isatty())) as shown,
+        bar(steps, what="crisp", unit=" steps", show=progress) as shown,
     ):
         for step in range(steps):
             forget, retain, plain = (next(batches) for batches in streams)

@@ -265,14 +265,15 @@ def test_the_address_is_the_same_in_another_folder_and_under_another_name(tmp_pa
 
 
 def test_a_hidden_bar_takes_no_lock_that_a_killed_process_could_keep(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hooked.harvest import progress
+    from hooked import progress
 
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("tqdm takes a lock that forked processes share")
 
     monkeypatch.setattr(progress, "tqdm", fail)
-    with progress.bar(10, row_bytes=4, show=False) as shown:
+    with progress.bar(10, what="work", show=False) as shown:
         shown.update(3)
+        shown.note("so far")
     monkeypatch.setattr(progress, "_watched", lambda: True)
-    with pytest.raises(AssertionError, match="forked processes"), progress.bar(10, row_bytes=4, show=True):
+    with pytest.raises(AssertionError, match="forked processes"), progress.bar(10, what="work", show=True):
         pass
