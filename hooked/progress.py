@@ -39,7 +39,8 @@ def bar(total: int | None, *, what: str, show: bool, unit: str = " tokens", row_
         # while it holds it would stop all others for good.
         yield _Silent()
         return
-    with tqdm(total=total, desc=what, unit=unit, unit_scale=True, dynamic_ncols=True) as shown:
+    many = total is None or total > 10_000
+    with tqdm(total=total, desc=what, unit=unit, unit_scale=many, dynamic_ncols=True) as shown:
         if row_bytes:
             shown.set_postfix_str(f"{row_bytes / 1e3:.1f} kB/token")
 
