@@ -7,12 +7,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 
 from rich.progress import track
 
-from benchmarks.methods_runs import Run, fitted, original
+from benchmarks.methods_runs import Run, fitted, warm_up
 from benchmarks.timing import peak_memory
 
 
@@ -45,11 +44,7 @@ def _once(path: Path, run: Run | None) -> float | None:
 
 def child(run: Run | None) -> None:
     """Load the model and ask it something; fit, if there is anything to fit; print the peak in megabytes."""
-    model = original()
-    model.logits("warm up")
-    # What only has to be imported once is no method's own.
-    for package in ("peft", "sklearn.linear_model", "sae_lens", "interventions.training", "sae.unlearn"):
-        import_module(package)
+    warm_up()
     if run is not None:
         fitted(run)
     print(peak_memory() / 1e6)
