@@ -74,8 +74,8 @@ def _table(found: Mapping[str, Any]) -> Iterator[str]:
     yield "Mean over concepts and seeds; in brackets the 95 % t interval over the concepts. Probabilities are"
     yield "length-normalised; chance is 0.04. *Lens leak*: mean reciprocal rank of the answer at its best block."
     yield "*Probe leak*: how well a linear probe tells the answer from others at its best block; chance is 0.5."
-    yield "*Core seconds*: processor time of fitting, on one thread. *Peak*: memory that fitting takes over the loaded model,"
-    yield "in megabytes (blank: not measured); *size*: what the intervention holds, in megabytes."
+    yield "*Core seconds*: processor time of fitting, on one thread. *Peak*: memory that fitting takes over the"
+    yield "loaded model, in megabytes (blank: not measured); *size*: what the intervention holds, in megabytes."
     yield ""
     heads = ["method", "acts on", "claims", *(heading for _, heading in CHECKS), "core seconds", "peak", "size", "runs"]
     yield f"| {' | '.join(heads)} |"
