@@ -1,0 +1,39 @@
+"""Reading the original once for all attacks."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from hooked import HookedModel, UnlearnData
+from vestige.attacks.attacked import Notes
+from vestige.reading import last_prompt_residuals
+
+
+def notes_of(original: HookedModel, data: UnlearnData, *, batch_size: int = 32) -> Notes:
+    """Write down what attackers may know of the original model.
+
+    Args:
+        original: The model before unlearning.
+        data: Its forget and retain items are read.
+        batch_size: Rows per forward pass.
+    """
+    prompts = [item.prompt for item in data.forget]
+    retained = [item.prompt for item in data.retain if not item.is_document]
+    return Notes(
+        decoder=original.decoder.frozen(),
+        forget=last_prompt_residuals(original, prompts, batch_size=batch_size),
+        retain=last_prompt_residuals(original, retained, batch_size=batch_size) if retained else None,
+        log_probs=_first_token(original, prompts, batch_size),
+    )
+
+
+@torch.no_grad()
+def _first_token(original: HookedModel, prompts: list[str], batch_size: int) -> Float[np.ndarray, "n d_vocab"]:
+    parts = []
+    for start in range(0, len(prompts), batch_size):
+        batch = original.tokenize(prompts[start : start + batch_size], padding_side="left")
+        parts.append(original.logits(batch)[:, -1].float().log_softmax(-1).cpu())
+    found: Float[np.ndarray, "n d_vocab"] = torch.cat(parts).numpy()
+    return found
