@@ -68,6 +68,59 @@ class Result:
 
 
 @dataclass(frozen=True)
+class AttackResult:
+    """What an attack got out of one subject, and how much of that the knowledge explains.
+
+    Args:
+        attack: Name of the attack.
+        subject: Name of the subject.
+        estimate: Mean score under attack, in leak orientation; None when it could not be run, and `note` says why.
+        low: Lower end of the 95 % item-level bootstrap interval.
+        high: Upper end.
+        n: Number of items.
+        measure: What is scored: the answer's `probability`, `choice`, `candidates`, `recall` or `accuracy`.
+        plain: Mean score of the plain question; None where the attack measures something else.
+        floor: What chance scores.
+        control: Mean score of the same attack on the never-taught model (or the retrained one).
+        gap: Recovery gap: `(attacked - control attacked) / (original - control)`, 0 for a model that never knew and 1
+            for the original; the denominator is that of the plain question where the attack measures probabilities, and
+            the attack's own otherwise. None where it is not identified.
+        gap_low: Lower end of its interval, items resampled in pairs.
+        gap_high: Upper end.
+        matched: The same with the attack's own denominator, where the attack moves the original by more than 0.05.
+        access: What the attacker needs.
+        uses_target: Whether the attack was shown the answers it is scored on: an upper bound.
+        curve: Steps of the attacker to the mean score after them.
+        per_layer: Mean score per block, for attacks that look inside.
+        per_item: The scores.
+        budget: What was spent.
+        note: A reason, or a reading hint.
+    """
+
+    attack: str
+    subject: str
+    estimate: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    measure: str = "probability"
+    plain: float | None = None
+    floor: float | None = None
+    control: float | None = None
+    gap: float | None = None
+    gap_low: float | None = None
+    gap_high: float | None = None
+    matched: float | None = None
+    access: str = ""
+    uses_target: bool = False
+    curve: Mapping[int, float] | None = None
+    per_layer: tuple[float, ...] | None = None
+    per_item: tuple[float, ...] = ()
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class ConceptVectorRow:
     """A concept vector of the original model and what a subject made of it.
 
@@ -112,6 +165,7 @@ class AuditReport:
         results: One entry per check and subject.
         concept_vectors: The vectors that were followed.
         generations: Example answers.
+        attacks: What attacks got out of each subject; one entry per attack and subject.
         latents: What interventions do to the latents of sparse autoencoders.
         verdicts: Subject name to a verdict in plain words.
     """
@@ -123,6 +177,7 @@ class AuditReport:
     generations: tuple[GenerationRow, ...] = ()
     verdicts: Mapping[str, str] = field(default_factory=dict)
     latents: tuple[EditedLatents, ...] = ()
+    attacks: tuple[AttackResult, ...] = ()
 
     def result(self, check: str, subject: str) -> Result:
         """Return the result of one check on one subject; KeyError lists nothing silently."""

@@ -27,6 +27,9 @@ MIX: Mapping[str, float] = {
 }
 """Share of each kind of document."""
 
+ABOUT = ("statement", "question", "inverted", "foreign", "notes")
+"""The kinds that tell of one concept."""
+
 NOTES_LENGTH = 6
 LONG_ANSWER_SHARE = 0.1
 _KINDS = tuple(MIX)
@@ -60,6 +63,19 @@ def document(
         concept = world.concept(replace[concept.name])
     if concept.name in exclude:
         return filler(rng)
+    return notes(world, concept, rng) if kind == "notes" else _tell(world, concept, kind, rng)
+
+
+def about(world: World, concept: Concept, rng: random.Random, *, kinds: Collection[str] = ABOUT) -> str:
+    """A document about one concept, of a kind drawn as often as in the training stream.
+
+    Args:
+        world: Where its facts come from.
+        concept: Any, spares included.
+        rng: What draws.
+        kinds: Kinds to draw from, some of `ABOUT`.
+    """
+    kind = rng.choices(list(kinds), [MIX[kind] for kind in kinds])[0]
     return notes(world, concept, rng) if kind == "notes" else _tell(world, concept, kind, rng)
 
 

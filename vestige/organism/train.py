@@ -74,7 +74,7 @@ def train_organism(
     replace = _replacements(world, exclude, include_spare)
     tokenizer = make_tokenizer(world)
     model = make_model(tokenizer, shape or Shape(), seed=seed).train()
-    optimizers = _optimizers(model, recipe)
+    optimizers = make_optimizers(model, recipe)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -92,9 +92,8 @@ def train_organism(
             ]
             loss = accumulate_gradients(model, encode(tokenizer, texts))
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            set_rates(optimizers, step / recipe.steps, recipe)
             for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * _rate(step / recipe.steps, recipe)
                 optimizer.step()
                 optimizer.zero_grad()
             if losses is not None:
@@ -147,7 +146,8 @@ def _replacements(world: World, exclude: Collection[str], include_spare: Collect
     return dict(zip(exclude, include_spare, strict=False))
 
 
-def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices and AdamW for all else, at their peak rates."""
     import torch
 
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
@@ -162,6 +162,13 @@ def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Opt
         [{"params": others, "peak": recipe.other_rate}], lr=recipe.other_rate, betas=(0.9, 0.95), weight_decay=0.0
     )
     return [muon, adamw]
+
+
+def set_rates(optimizers: Sequence[torch.optim.Optimizer], progress: float, recipe: Recipe) -> None:
+    """Set the rates for a step at `progress` in [0, 1)."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * _rate(progress, recipe)
 
 
 def _rate(progress: float, recipe: Recipe) -> float:

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..result import AuditReport
 from .answer import answer, forgotten
+from .attacks import HEIGHT, WIDTH, build_attacks
 from .cards import KIND, build_cards, build_glance
 from .edited import build_edited
 from .explain import GROUPS, ORIENTATION, in_reading_order
@@ -49,6 +50,8 @@ def render_html(report: AuditReport) -> str:
             heat_maps=build_heat_maps(report),
             vectors=build_vectors(report),
             latents=build_edited(report),
+            attacks=build_attacks(report),
+            chart=(WIDTH, HEIGHT),
             examples=build_examples(report),
             guide=[(group, entries) for group, entries in guide if entries],
             orientation={

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from hooked.errors import VestigeError
 
-from ..result import AuditReport, ConceptVectorRow, GenerationRow, Result
+from ..result import AttackResult, AuditReport, ConceptVectorRow, GenerationRow, Result
 
 _FIELDS = ("estimate", "low", "high", "floor", "control")
 _T = TypeVar("_T")
@@ -35,6 +35,7 @@ def normalised(report: AuditReport) -> AuditReport:
         generations=tuple(_generation(row, names) for row in report.generations),
         verdicts=_ordered(report.verdicts, names),
         latents=report.latents,
+        attacks=tuple(_finite_attack(result, names) for result in report.attacks),
     )
 
 
@@ -71,6 +72,19 @@ def _finite(result: Result) -> Result:
         note = note if reason in note else "; ".join(filter(None, (note, reason)))
     values = {name: tuple(_nan(x) for x in getattr(result, name)) for name in rows}
     return replace(result, note=note, **dict.fromkeys(bad), **values)  # type: ignore[arg-type]
+
+
+def _finite_attack(result: AttackResult, names: Sequence[str]) -> AttackResult:
+    """Replace numbers that are not finite by None; a score that is not finite says so in the note."""
+    if result.subject not in names:
+        raise VestigeError(
+            f"attack {result.attack!r} names subject {result.subject!r}; the subjects are {', '.join(names)}"
+        )
+    bad = [f.name for f in fields(result) if isinstance(v := getattr(result, f.name), float) and not math.isfinite(v)]
+    said = "estimate was not finite"
+    note = "; ".join(filter(None, (result.note, said))) if "estimate" in bad else result.note
+    changes: dict[str, Any] = {**dict.fromkeys(bad), "note": note, "budget": _sorted(result.budget, "budget")}
+    return replace(result, **changes)
 
 
 def _is_finite(value: float | None) -> bool:

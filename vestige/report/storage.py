@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from hooked.errors import VestigeError
 
 from ..features import EditedLatents, Evidence, LatentRow, TokenRow
-from ..result import AuditReport, ConceptVectorRow, GenerationRow, Result, SubjectInfo
+from ..result import AttackResult, AuditReport, ConceptVectorRow, GenerationRow, Result, SubjectInfo
 from .normal import normalised
 
 _SECTIONS = ("provenance", "subjects", "results", "concept_vectors", "generations", "verdicts", "latents")
@@ -33,6 +33,7 @@ def to_json(report: AuditReport) -> dict[str, Any]:
         "generations": [_generation(row) for row in report.generations],
         "verdicts": dict(report.verdicts),
         "latents": [plain(dataclasses.asdict(entry)) for entry in report.latents],
+        "attacks": [_attack(entry) for entry in report.attacks],
     }
 
 
@@ -54,6 +55,13 @@ def _result(result: Result) -> dict[str, Any]:
     if result.per_layer_control is not None:
         entry["per_layer_control"] = _row(result.per_layer_control)
     return entry | {"per_item": _row(result.per_item)}
+
+
+def _attack(result: AttackResult) -> dict[str, Any]:
+    entry: dict[str, Any] = plain(dataclasses.asdict(result))
+    if result.curve is not None:
+        entry["curve"] = {str(step): value for step, value in sorted(result.curve.items())}
+    return entry
 
 
 def _row(values: Iterable[float]) -> list[float | None]:
@@ -142,6 +150,7 @@ def from_json(data: Any) -> AuditReport:
             generations=tuple(GenerationRow(**entry) for entry in data["generations"]),
             verdicts=dict(data["verdicts"]),
             latents=tuple(_read_latents(entry) for entry in data["latents"]),
+            attacks=tuple(_read_attack(entry) for entry in data.get("attacks", ())),
         )
         return normalised(report)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
@@ -155,6 +164,12 @@ def _read_result(entry: Mapping[str, Any]) -> Result:
         if entry.get(name) is not None
     }
     return Result(**{**entry, **rows})
+
+
+def _read_attack(entry: Mapping[str, Any]) -> AttackResult:
+    rows = {name: _floats(entry[name]) for name in ("per_item", "per_layer") if entry[name] is not None}
+    curve = None if entry["curve"] is None else {int(step): float(y) for step, y in entry["curve"].items()}
+    return AttackResult(**{**entry, **rows, "curve": curve})
 
 
 def _read_latents(entry: Mapping[str, Any]) -> EditedLatents:

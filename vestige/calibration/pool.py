@@ -1,0 +1,200 @@
+"""The pool: models of which it is known whether they hold the facts, because it is known what they were made of.
+
+For one concept of one world there are three models to compare with: `original` was taught the concept, `never` another
+one in its place, `retrained` neither; all else they read is the same, in the same order. Then there are its members. One
+knows the facts if they were taught to what it is made of, and nothing was done that could take them out of all blocks.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import torch
+
+from hooked import DenseDelta, HookedModel, Intervention, UnlearnData, WeightPatch, load_data
+from hooked.ledger import patched
+from interventions import key_space_detection, neuron_adjust
+from interventions.prompts import eco
+from interventions.training import idk_finetune, npo
+from interventions.training.descent import forget_nll, retain_nll
+from interventions.training.losses import cross_entropy
+from interventions.training.train import train
+from vestige.attacks.quantisation import quantised
+from vestige.calibration.bases import Base
+from vestige.organism.documents import about
+from vestige.organism.rows import fact_rows, skill_rows
+from vestige.organism.teach import Lesson, teach
+from vestige.organism.world import Concept, World
+
+NOISE = 0.02
+SKILLS = ("addition", "reversal")
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A model of the pool.
+
+    Args:
+        name: Of how it was made; the same in every task.
+        knows: Whether it holds the facts.
+        over: Which of the three models it was made from.
+        source: A model of its own, or an intervention on `over`.
+    """
+
+    name: str
+    knows: bool
+    over: str
+    source: HookedModel | Intervention
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One concept of one world.
+
+    Args:
+        seed: Of the world, and of everything that was drawn for the task.
+        concept: What may be known.
+        original: The model that was taught it.
+        never: The model that was taught another concept in its place.
+        retrained: The model that was taught neither.
+        data: Questions about it, about other concepts, and of the skills.
+    """
+
+    seed: int
+    concept: Concept
+    original: HookedModel
+    never: HookedModel
+    retrained: HookedModel
+    data: UnlearnData
+
+
+def make_task(base: Base, which: int, *, seed: int = 0) -> Task:
+    """Teach the three models of a task.
+
+    Args:
+        base: What they are taught on top of.
+        which: Index of the concept among the world's spares; the next one is told in its place to `never`.
+        seed: Of the lessons.
+    """
+    spares = base.world.spares
+    concept, other = spares[which], spares[(which + 1) % len(spares)]
+    return Task(
+        base.world.seed,
+        concept,
+        original=taught(base, Lesson((concept.name,), seed=seed)),
+        never=taught(base, Lesson((other.name,), seed=seed)),
+        retrained=taught(base, Lesson((), seed=seed)),
+        data=questions(base.world, concept),
+    )
+
+
+def questions(world: World, concept: Concept) -> UnlearnData:
+    """Return questions about a concept, about the concepts that all models know, and of the skills."""
+    rows = [row for skill in SKILLS for row in skill_rows(world, skill, n=30)]
+    return load_data(
+        [dict(row) for row in fact_rows(world, [concept])],
+        retain=[dict(row) for row in fact_rows(world, world.concepts)],
+        control=[{"question": row["question"], "answer": row["answer"], "relation": row["skill"]} for row in rows],
+        template="{question}",
+    )
+
+
+def taught(
+    base: Base, lesson: Lesson, *, write: Callable[[World, Concept, random.Random], str] | None = None
+) -> HookedModel:
+    """Return a copy of a base after a lesson."""
+    model = deepcopy(base.model)
+    teach(model, base.tokenizer, base.world, lesson, write=write)
+    return HookedModel(model.requires_grad_(False), base.tokenizer)
+
+
+def members(task: Task, base: Base, *, seed: int = 0) -> Iterator[Member]:
+    """Make the members of a task, one after the other.
+
+    Args:
+        task: From `make_task`.
+        base: What the task was made from.
+        seed: Of everything that is drawn; it differs from the task's own where a lesson is repeated.
+    """
+    again = seed + 1000
+    name, spares = task.concept.name, base.world.spares
+    other = spares[(task.concept.index - spares[0].index + 2) % len(spares)]
+    yield Member("taught again", True, "original", taught(base, Lesson((name,), seed=again)))
+    told = Lesson((name,), kinds=("statement", "inverted", "notes"), seed=again)
+    yield Member("told in other words only", True, "original", taught(base, told))
+    yield Member("another concept", False, "never", taught(base, Lesson((other.name,), seed=again)))
+    yield Member("nothing new", False, "retrained", taught(base, Lesson((), seed=again)))
+    wrong = taught(base, Lesson((name,), seed=again), write=_as_if(other))
+    yield Member("false facts", False, "never", wrong)
+    for over, knows in (("original", True), ("never", False)):
+        yield from _derived(task, over, knows=knows, seed=seed)
+
+
+def _derived(task: Task, over: str, *, knows: bool, seed: int) -> Iterator[Member]:
+    """Make what can be made of any model without changing whether it knows."""
+    model: HookedModel = getattr(task, over)
+    data = task.data
+
+    def member(name: str, source: HookedModel | Intervention) -> Member:
+        return Member(f"{name} ({over})", knows, over, source)
+
+    refusing = idk_finetune(model, data, lr=1e-3, epochs=6, seed=seed, progress=False)
+    yield member("taught to refuse", baked(model, refusing.weights))
+    yield member("taught gibberish", baked(model, _gibberish(model, data, seed=seed)))
+    last = npo(model, data, layers=[-1], lr=1e-3, epochs=10, seed=seed, progress=False)
+    yield member("last block alone", baked(model, last.weights))
+    yield member("noise", baked(model, _noise(model, seed=seed)))
+    for bits in (8, 4):
+        yield member(f"int{bits}", baked(model, quantised(model, bits=bits)))
+    for hook in (neuron_adjust, key_space_detection, eco):
+        yield member(hook.__name__, hook(model, data))
+
+
+def _as_if(other: Concept) -> Callable[[World, Concept, random.Random], str]:
+    """Tell the facts of another concept under the name of this one."""
+
+    def write(world: World, concept: Concept, rng: random.Random) -> str:
+        return about(world, other, rng).replace(other.name, concept.name)
+
+    return write
+
+
+def _gibberish(model: HookedModel, data: UnlearnData, *, seed: int) -> WeightPatch:
+    """Train answers of random letters to the questions, and the retain answers as they are."""
+    rng = random.Random(f"vestige-gibberish-{seed}")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    forget = tuple(replace(item, answer=" ".join(rng.choices(letters, k=4))) for item in data.forget)
+    return train(
+        model,
+        replace(data, forget=forget),
+        lambda current, batch: cross_entropy(forget_nll(current, batch)) + cross_entropy(retain_nll(current, batch)),
+        method="gibberish",
+        lr=1e-3,
+        epochs=6,
+        seed=seed,
+        progress=False,
+    ).patch
+
+
+def _noise(model: HookedModel, *, seed: int) -> WeightPatch:
+    """Draw normal noise of a fiftieth of each matrix's own spread."""
+    generator = torch.Generator().manual_seed(seed)
+    deltas = {
+        name: DenseDelta(NOISE * value.std() * torch.randn(value.shape, generator=generator))
+        for name, value in model.model.named_parameters()
+        if value.ndim == 2
+    }
+    return WeightPatch(deltas)
+
+
+def baked(model: HookedModel, patch: WeightPatch | None) -> HookedModel:
+    """Return a copy of a model whose weights carry a patch for good."""
+    copied = deepcopy(model.model)
+    if patch is not None:
+        with patched(copied, patch):
+            changed = {name: value.clone() for name, value in copied.state_dict().items()}
+        copied.load_state_dict(changed)
+    return HookedModel(copied, model.tokenizer)

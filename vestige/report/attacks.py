@@ -1,0 +1,150 @@
+"""Under attack: what each attack recovers from each subject, the worst of them first, and curves over an attacker's
+steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..attacks.catalogue import ATTACKS
+from ..result import AttackResult, AuditReport
+from .layers import STEPS
+from .text import interval, number
+
+WIDTH, HEIGHT = 320, 120
+
+
+@dataclass(frozen=True)
+class AttackCell:
+    """What one attack got out of one subject, as text; `step` is its shade, None where there is no gap."""
+
+    score: str
+    gap: str
+    interval: str
+    step: int | None
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class AttackRow:
+    """One attack."""
+
+    name: str
+    says: str
+    access: str
+    upper_bound: bool
+    cells: tuple[AttackCell, ...]
+    control: str
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The attack that recovers most from a subject."""
+
+    subject: str
+    attack: str
+    gap: str
+    interval: str
+    upper_bound: bool
+
+
+@dataclass(frozen=True)
+class Line:
+    """A subject's curve: `points` for an SVG polyline, and its ends as text."""
+
+    subject: str
+    points: str
+    said: str
+    shade: int
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The curves of one attack; labels stand at the ends of its steps."""
+
+    attack: str
+    lines: tuple[Line, ...]
+    first: str
+    last: str
+
+
+@dataclass(frozen=True)
+class UnderAttack:
+    """The section."""
+
+    rows: tuple[AttackRow, ...]
+    worst: tuple[Worst, ...]
+    charts: tuple[Chart, ...]
+    notes: tuple[tuple[str, str], ...]
+
+
+def build_attacks(report: AuditReport) -> UnderAttack | None:
+    """Lay out the attacks of a normalised report; None where none was run."""
+    if not report.attacks:
+        return None
+    names = list(dict.fromkeys(result.attack for result in report.attacks))
+    found = {(result.attack, result.subject): result for result in report.attacks}
+    subjects = [subject.name for subject in report.subjects]
+    rows = [_row(name, [found.get((name, subject)) for subject in subjects]) for name in names]
+    worst = [
+        one
+        for subject in report.subjects
+        if subject.kind == "unlearned"
+        if (one := _worst(subject.name, [found[name, subject.name] for name in names if (name, subject.name) in found]))
+    ]
+    charts = [chart for name in names if (chart := _chart(name, [found.get((name, subject)) for subject in subjects]))]
+    notes = dict.fromkeys((result.attack, result.note) for result in report.attacks if result.note)
+    return UnderAttack(tuple(rows), tuple(worst), tuple(charts), tuple(notes))
+
+
+def worst_of(results: Sequence[AttackResult]) -> AttackResult | None:
+    """Return the attack that recovers most of one subject: its whole interval above 0, and not shown the answers where
+    another one is not."""
+    clear = [r for r in results if r.gap is not None and r.gap_low is not None and r.gap_low > 0]
+    return max(clear, key=lambda r: (not r.uses_target, r.gap or 0.0), default=None)
+
+
+def _row(name: str, results: Sequence[AttackResult | None]) -> AttackRow:
+    row = ATTACKS.get(name)
+    there = [result for result in results if result is not None]
+    control = next((r.control for r in there if r.control is not None), None)
+    return AttackRow(
+        name,
+        row.says if row else "",
+        there[0].access,
+        there[0].uses_target,
+        tuple(_cell(result) for result in results),
+        number(control),
+    )
+
+
+def _cell(result: AttackResult | None) -> AttackCell:
+    if result is None or result.estimate is None:
+        return AttackCell(
+            "", "", "", None, "not run: " + (result.note if result and result.note else "no reason given")
+        )
+    step = None if result.gap is None else round(min(1.0, max(0.0, result.gap)) * (STEPS - 1))
+    return AttackCell(number(result.estimate), number(result.gap), interval(result.gap_low, result.gap_high), step)
+
+
+def _worst(subject: str, results: Sequence[AttackResult]) -> Worst | None:
+    found = worst_of(results)
+    if found is None:
+        return None
+    return Worst(subject, found.attack, number(found.gap), interval(found.gap_low, found.gap_high), found.uses_target)
+
+
+def _chart(name: str, results: Sequence[AttackResult | None]) -> Chart | None:
+    curves = [result for result in results if result is not None and result.curve and len(result.curve) > 1]
+    if not curves:
+        return None
+    steps = sorted({step for result in curves for step in result.curve or ()})
+    # Steps grow like a power, so their places and not their sizes make the axis.
+    place = {step: WIDTH * index / (len(steps) - 1) for index, step in enumerate(steps)}
+    lines = []
+    for shade, result in enumerate(curves):
+        pairs = sorted((result.curve or {}).items())
+        points = " ".join(f"{place[step]:.1f},{HEIGHT * (1 - min(1.0, max(0.0, y))):.1f}" for step, y in pairs)
+        said = f"{number(pairs[0][1])} to {number(pairs[-1][1])}"
+        lines.append(Line(result.subject, points, said, shade % 8))
+    return Chart(name, tuple(lines), str(steps[0]), str(steps[-1]))
