@@ -208,6 +208,83 @@ def audit(
 
 
 @app.command()
+def attacks(*, json_: Json = False) -> None:
+    """List the attacks: what each needs, whether it is shown the answers, and the smallest suite that runs it."""
+    from vestige.commands import attacks as command
+
+    if json_:
+        _print_json(command.rows())
+        return
+    typer.echo("\n".join(command.lines()))
+
+
+@app.command()
+def attack(
+    *,
+    original: Annotated[str, typer.Option(help="The model before unlearning: folder or hub id.")],
+    forget: Forget,
+    out: Out,
+    unlearned: Annotated[
+        list[Path] | None, typer.Option(help="Folder of an unlearned model or a saved intervention; may be repeated.")
+    ] = None,
+    more: Annotated[list[Path] | None, typer.Argument(help="Further unlearned folders.", show_default=False)] = None,
+    retrained: Annotated[Path | None, typer.Option(help="A model trained without the forget set.")] = None,
+    never: Annotated[Path | None, typer.Option(help="A model that was never taught the facts.")] = None,
+    retain: Retain = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="An attack instead of a suite, or beside it; may be repeated."),
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="quick, standard or full. [default: quick]")] = None,
+    template: Template = QUESTION,
+    concept: Concept = None,
+    max_items: Annotated[int, typer.Option(help="Most items per split; more are sampled.")] = 200,
+    batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 32,
+    dtype: Dtype = "float32",
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Try to bring back what a model was made to forget, beside a model that never knew it."""
+    from vestige.attacking import attack as run
+    from vestige.attacks.catalogue import chosen
+    from vestige.commands import attacks as command
+    from vestige.commands import inputs
+    from vestige.output import check_output, output_folder
+
+    suite = suite if suite is not None or name else "quick"
+    chosen(suite, name or [])
+    folders = [*(unlearned or []), *(more or [])]
+    check_output(out, overwrite=overwrite, inputs=[original, forget, retain, retrained, never, *folders])
+    inputs.check_folders([f for f in (*folders, retrained, never) if f is not None])
+    data = inputs.data(forget, retain, None, template=_text(template), concept=concept)
+    report = run(
+        inputs.model(original, device=device, dtype=dtype),
+        unlearned=folders,
+        data=data,
+        retrained=retrained,
+        never=never,
+        suite=suite,
+        names=name or [],
+        seed=seed,
+        batch_size=batch_size,
+        max_items=max_items,
+        before=lambda cost: typer.echo(str(cost), err=True),
+        progress=not json_,
+    )
+    with output_folder(out, overwrite=overwrite) as folder:
+        report.save(folder)
+    if json_:
+        from vestige.report import to_json
+
+        _print_json(to_json(report))
+        return
+    command.print_table(report)
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+@app.command()
 def concepts(
     *,
     model: Annotated[str, typer.Option(help="Hugging Face folder or hub id.")],

@@ -37,7 +37,15 @@ CHECKS = {
     "concept_vector_jaccard",
     "lens_leak",
     "probe_leak",
+    "depth_leak",
+    "raw_depth_leak",
+    "lens_depth_leak",
+    "forget_state_similarity",
+    "retain_state_similarity",
+    "cka_erasure",
+    "relation_neighbours",
     "suppression_index",
+    "weight_change",
 }
 
 
@@ -137,6 +145,13 @@ def test_the_taught_model_knows_and_the_muted_one_hides(mixed: AuditReport) -> N
     assert value("lens_leak", "never") < 0.5
     assert value("concept_vector_cosine", "mute") == pytest.approx(1)
     assert abs(value("concept_vector_cosine", "never")) < 0.5
+    for check in ("depth_leak", "raw_depth_leak", "lens_depth_leak", "forget_state_similarity"):
+        assert value(check, "mute") == pytest.approx(value(check, "original")) == pytest.approx(1)
+        assert value(check, "tuned") < 1
+    assert value("depth_leak", "retain") == 0
+    assert (
+        value("weight_change", "mute") == 0 < value("weight_change", "ablate_vectors") < value("weight_change", "never")
+    )
     assert mixed.verdicts["mute"].startswith("Hidden, not removed")
     assert mixed.verdicts["ablate_vectors"].startswith("Still answers")
 

@@ -1,8 +1,9 @@
 """The pool: models of which it is known whether they hold the facts, because it is known what they were made of.
 
 For one concept of one world there are three models to compare with: `original` was taught the concept, `never` another
-one in its place, `retrained` neither; all else they read is the same, in the same order. Then there are its members. One
-knows the facts if they were taught to what it is made of, and nothing was done that could take them out of all blocks.
+one in its place, `retrained` neither; all else they read is the same, in the same order. Then there are its members: a
+member knows the facts if they were taught to what it is made of, and nothing was done that could take them out of all
+blocks.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def taught(
     """Return a copy of a base after a lesson."""
     model = deepcopy(base.model)
     teach(model, base.tokenizer, base.world, lesson, write=write)
-    return HookedModel(model.requires_grad_(False), base.tokenizer)
+    return HookedModel(model, base.tokenizer)
 
 
 def members(task: Task, base: Base, *, seed: int = 0) -> Iterator[Member]:
@@ -147,8 +148,8 @@ def _derived(task: Task, over: str, *, knows: bool, seed: int) -> Iterator[Membe
     last = npo(model, data, layers=[-1], lr=1e-3, epochs=10, seed=seed, progress=False)
     yield member("last block alone", baked(model, last.weights))
     yield member("noise", baked(model, _noise(model, seed=seed)))
-    for bits in (8, 4):
-        yield member(f"int{bits}", baked(model, quantised(model, bits=bits)))
+    yield member("int8", baked(model, quantised(model, "int8").weights))
+    yield member("int4", baked(model, quantised(model, "int4").weights))
     for hook in (neuron_adjust, key_space_detection, eco):
         yield member(hook.__name__, hook(model, data))
 
@@ -187,7 +188,7 @@ def _noise(model: HookedModel, *, seed: int) -> WeightPatch:
         for name, value in model.model.named_parameters()
         if value.ndim == 2
     }
-    return WeightPatch(deltas)
+    return WeightPatch(deltas, tied=True)
 
 
 def baked(model: HookedModel, patch: WeightPatch | None) -> HookedModel:

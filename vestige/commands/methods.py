@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vestige.catalogue import METHODS, Method
+from vestige.commands.aligned import aligned
 from vestige.methods import described, method, text_settings
 
 # How the interception points are called where people read them.
@@ -50,8 +51,7 @@ def lines() -> list[str]:
         acts = ", ".join(POINTS[point] for point in one.points)
         number = one.paper.partition("arXiv:")[2].partition(",")[0]
         table.append((one.name, acts, one.intent, number, " ".join(one.needs)))
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    return aligned(table)
 
 
 def _row(one: Method) -> dict[str, Any]:

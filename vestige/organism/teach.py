@@ -37,8 +37,8 @@ class Lesson:
 
     concepts: tuple[str, ...]
     kinds: Collection[str] = ABOUT
-    share: float = 0.5
-    steps: int = 60
+    share: float = 0.3
+    steps: int = 100
     batch: int = 64
     rate: float = 1e-3
     seed: int = 0

@@ -1,0 +1,72 @@
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from hooked import Intervention, Item, Request, Spec, UnlearnData, VestigeError
+from tests.tiny import byte_tokenizer, tiny_model
+from tests.vestige.attacks.contract import AttackContract, facts
+from tests.vestige.attacks.recording import gated, tiny_target
+from vestige.attacks.attacked import Attacked, Target
+from vestige.attacks.option_letters import option_letters
+
+LETTERS = tuple(f"t{60 + n}" for n in range(6))
+
+
+class TestOptionLetters(AttackContract):
+    def attack(self, target: Target, data: UnlearnData, **settings: Any) -> Attacked:
+        return option_letters(target, data, **{"letters": LETTERS, **settings})
+
+
+def saying(target: Target, logits: Mapping[int, float]) -> Intervention:
+    """Return an intervention under which tokens have fixed logits, whatever is asked."""
+
+    def fixed(given: torch.Tensor, request: Request) -> torch.Tensor:
+        said = torch.full_like(given, -30.0)
+        for token, value in logits.items():
+            said[..., token] = value
+        return said
+
+    return Intervention(Spec("saying", "attack"), logits=fixed)
+
+
+def test_a_model_that_always_says_one_letter_scores_chance_exactly() -> None:
+    target = tiny_target()
+    with saying(target, {60: 5.0, 61: 1.0}).applied(target.raw) as view:
+        always = Target("always", "unlearned", view, view.raw, target.notes)
+        found = option_letters(always, facts(), letters=LETTERS)
+    assert found.scores == pytest.approx([1 / 3] * 6, abs=1e-12)
+    assert found.floor == pytest.approx(1 / 3)
+
+
+def test_every_item_is_asked_with_its_answer_at_every_place_before_the_cue() -> None:
+    item = Item("t4: t5 ?\nt6:", "t7", perturbed_answers=("t8", "t9"))
+    with gated(tiny_target()) as (target, seen):
+        option_letters(target, UnlearnData((item,)), letters=("t60", "t61", "t62"))
+    assert [[w for w in text.split() if w in ("t7", "t8", "t9")] for text in seen] == [
+        ["t7", "t8", "t9"],
+        ["t8", "t7", "t9"],
+        ["t8", "t9", "t7"],
+    ]
+
+
+def test_both_encodings_of_a_letter_count() -> None:
+    tokenizer = byte_tokenizer(("Ġ", "A"), ("Ġ", "B"), ("Ġ", "C"))
+    model = tiny_model(tokenizer=tokenizer, vocab_size=len(tokenizer), dtype=torch.float64)
+    target = Target("original", "original", model, model, tiny_target().notes)
+    bare, spaced = ([tokenizer(mark + x)["input_ids"][0] for x in "ABC"] for mark in ("", " "))
+    assert not set(bare) & set(spaced)
+    data = UnlearnData((Item("q:", "x", perturbed_answers=("y", "z")),))
+    # A right answer at the first place gets 1/2 of the letters' probability, by either of its tokens.
+    for ids in (bare, spaced):
+        logits = {ids[0]: 2.0, bare[1]: 2.0}
+        with saying(target, logits).applied(model) as view:
+            found = option_letters(Target("u", "unlearned", view, view.raw, target.notes), data)
+        assert found.scores[0] == pytest.approx(1 / 3)  # averaged over places: (1/2 + 1/2 + 0) / 3
+    assert "of all probability without a space before them" in found.note
+
+
+def test_letters_that_are_one_token_are_refused() -> None:
+    with pytest.raises(VestigeError, match="the tokenizer does not tell A, B, C apart; name other letters="):
+        option_letters(tiny_target(), facts())

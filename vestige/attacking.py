@@ -1,0 +1,95 @@
+"""Attacks alone: a model, its unlearned versions and models that never knew, each asked in every way of a suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hooked import HookedModel, UnlearnData, VestigeError
+from hooked.fingerprint import weights_sha256
+from vestige.attacks.attacked import Target
+from vestige.attacks.catalogue import chosen
+from vestige.attacks.cost import Cost, cost_of
+from vestige.attacks.notes import notes_of
+from vestige.attacks.run import Outcome, compared, run_attacks
+from vestige.auditing import prepared_items, sources_of
+from vestige.progress import steps
+from vestige.provenance import provenance
+from vestige.result import AuditReport
+from vestige.subjects import Source, opened
+
+
+def attack(
+    original: HookedModel,
+    *,
+    unlearned: Sequence[Source] = (),
+    data: UnlearnData,
+    retrained: Source | None = None,
+    never: Source | None = None,
+    suite: str | None = "quick",
+    names: Sequence[str] = (),
+    seed: int = 0,
+    batch_size: int = 32,
+    max_items: int = 200,
+    before: Callable[[Cost], object] = lambda cost: None,
+    progress: bool = True,
+) -> AuditReport:
+    """Attack every subject in the same ways and compare what is recovered with a model that never knew.
+
+    Args:
+        original: The model before unlearning; as it was when this returns or raises.
+        unlearned: Interventions, loaded models, or folders with either.
+        data: Forget items are asked; retain items are what attackers prepare on.
+        retrained: A model trained without the forget set.
+        never: A model that was never taught the facts: the control. The retrained model stands in where it is missing.
+        suite: `quick`, `standard` or `full`; None runs the named attacks alone.
+        names: Further attacks, by name.
+        seed: Of everything that draws.
+        batch_size: Rows per forward pass.
+        max_items: Most items per split; more are sampled.
+        before: Called with the estimated cost before the first attack.
+        progress: Show a progress bar.
+
+    Returns:
+        A report that holds attacks and no checks; `report.save(folder)` writes it.
+
+    Raises:
+        VestigeError: There is no such suite or attack, a subject cannot be opened, or an item has no answer.
+    """
+    attacks = chosen(suite, names)
+    if not attacks:
+        raise VestigeError("no attack was chosen; give a suite (quick, standard, full) or names")
+    sources = sources_of(original, unlearned, retrained, never)
+    prepared, shortened = prepared_items(original, data, max_items=max_items, seed=seed)
+    before(cost_of(original, prepared, attacks, subjects=len(sources), batch_size=batch_size))
+    notes = notes_of(original, prepared, batch_size=batch_size)
+    found: dict[str, dict[str, Outcome]] = {}
+    hashes: dict[str, str | None] = {}
+    for info, source in steps(sources, "attacking", show=progress, label=lambda pair: pair[0].name):
+        try:
+            with opened(info, source, original=original) as subject:
+                target = Target(info.name, info.kind, subject.model, subject.raw, notes)
+                found[info.name] = run_attacks(target, prepared, attacks, batch_size=batch_size, seed=seed)
+                hashes[info.name] = weights_sha256(subject.raw)
+        except VestigeError as error:
+            raise VestigeError(f"subject '{info.name}': {error}") from error
+    subjects = tuple(info for info, _ in sources)
+    return AuditReport(
+        provenance=provenance(
+            original,
+            prepared,
+            sources,
+            hashes=hashes,
+            words=(),
+            settings={
+                "seed": seed,
+                "batch_size": batch_size,
+                "max_items": max_items,
+                "items_shortened": shortened,
+                "suite": suite,
+                "attacks": [one.name for one in attacks],
+            },
+        ),
+        subjects=subjects,
+        results=(),
+        attacks=compared(subjects, found, attacks, seed=seed),
+    )

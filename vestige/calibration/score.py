@@ -1,0 +1,139 @@
+"""The residual knowledge score: what the instruments of an audit say together, as a probability that a model still
+holds the facts.
+
+Each instrument gives a share: 0 for a model that never knew, 1 for the original. A logistic regression with no negative
+weight turns the shares into a probability; where instruments that should agree do not, it abstains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Bool, Float
+
+from hooked import VestigeError
+
+# Between these probabilities nothing is claimed.
+UNSURE = (0.1, 0.9)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What the score says of one model.
+
+    Args:
+        probability: That it still holds the facts.
+        abstains: Whether the evidence is too weak or too divided for a claim.
+        shares: What each instrument found; None where it could not be used.
+        loudest: The instrument with the largest part in the probability.
+    """
+
+    probability: float
+    abstains: bool
+    shares: Mapping[str, float | None]
+    loudest: str | None
+
+
+@dataclass(frozen=True)
+class ResidualScore:
+    """A fitted score.
+
+    Args:
+        instruments: Names of the shares.
+        weights: One per instrument, none below 0.
+        bias: Log-odds of a model on which every share is 0.
+        means: Mean share over the pool, which stands in for one that is missing.
+    """
+
+    instruments: tuple[str, ...]
+    weights: tuple[float, ...]
+    bias: float
+    means: tuple[float, ...]
+
+    def __call__(self, shares: Mapping[str, float | None]) -> Residual:
+        """Return what the score says of a model with these shares.
+
+        Raises:
+            VestigeError: No instrument of the score has a share.
+        """
+        given = [shares.get(name) for name in self.instruments]
+        if all(share is None for share in given):
+            raise VestigeError(f"a residual score needs at least one of {', '.join(self.instruments)}")
+        parts = [
+            weight * (mean if share is None else min(1.0, max(0.0, share)))
+            for weight, share, mean in zip(self.weights, given, self.means, strict=True)
+        ]
+        probability = float(1 / (1 + np.exp(-(self.bias + sum(parts)))))
+        loudest = self.instruments[int(np.argmax(parts))] if max(parts) > 0 else None
+        return Residual(probability, UNSURE[0] < probability < UNSURE[1], dict(shares), loudest)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the score as JSON values."""
+        return {
+            "instruments": list(self.instruments),
+            "weights": list(self.weights),
+            "bias": self.bias,
+            "means": list(self.means),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ResidualScore:
+        """Return the score that `to_json` wrote.
+
+        Raises:
+            VestigeError: A field is missing or has another form.
+        """
+        try:
+            lists = [tuple(float(x) for x in data[name]) for name in ("weights", "means")]
+            return cls(tuple(map(str, data["instruments"])), lists[0], float(data["bias"]), lists[1])
+        except (KeyError, TypeError, ValueError) as error:
+            raise VestigeError(f"not a residual score: {error}") from error
+
+
+def fit_residual_score(
+    shares: Float[npt.NDArray[Any], "n n_instruments"],
+    knows: Bool[npt.NDArray[Any], " n"],
+    instruments: Sequence[str],
+    *,
+    penalty: float = 1.0,
+) -> ResidualScore:
+    """Fit the score by penalised maximum likelihood under weights of at least 0: more evidence
+    never means less knowledge.
+
+    Args:
+        shares: One row per model; NaN where an instrument could not be used, which the mean replaces.
+        knows: Whether each model holds the facts. The two kinds weigh the same, however many there are of each.
+        instruments: Names of the columns.
+        penalty: Half the squared length of the weights costs this much log-likelihood, in models.
+
+    Raises:
+        VestigeError: Shapes do not fit, or one of the kinds is missing.
+    """
+    from scipy.optimize import minimize
+
+    if shares.shape != (len(knows), len(instruments)):
+        raise VestigeError(
+            f"shares have shape [models, instruments] = [{len(knows)}, {len(instruments)}], got {list(shares.shape)}"
+        )
+    if knows.all() or not knows.any():
+        raise VestigeError("a residual score is fitted on models that know and models that do not")
+    means = np.nanmean(np.clip(shares, 0, 1), axis=0)
+    rows = np.where(np.isnan(shares), means, np.clip(shares, 0, 1))
+    signs = np.where(knows, 1.0, -1.0)
+    each = np.where(knows, 0.5 / knows.mean(), 0.5 / (~knows).mean())
+
+    def loss(parameters: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        weights, bias = parameters[:-1], parameters[-1]
+        margins = signs * (rows @ weights + bias)
+        slope = -each * signs / (1 + np.exp(margins))
+        value = float((each * np.logaddexp(0, -margins)).sum() + penalty * 0.5 * weights @ weights)
+        return value, np.append(rows.T @ slope + penalty * weights, slope.sum())
+
+    start = np.zeros(len(instruments) + 1)
+    bounds = [(0.0, None)] * len(instruments) + [(None, None)]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    return ResidualScore(tuple(instruments), tuple(found.x[:-1].tolist()), float(found.x[-1]), tuple(means.tolist()))

@@ -1,0 +1,55 @@
+"""`vestige attacks`, which lists them, and what `vestige attack` prints."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vestige.attacks.catalogue import ATTACKS
+from vestige.commands.aligned import aligned
+from vestige.result import AttackResult, AuditReport
+
+
+def rows() -> list[dict[str, Any]]:
+    """Return the table as JSON values."""
+    return [{key: value for key, value in asdict(one).items() if key != "home"} for one in ATTACKS.values()]
+
+
+def lines() -> list[str]:
+    """Lay all attacks out as text."""
+    table = [("attack", "needs", "shown answers", "suite", "what it does")]
+    for one in ATTACKS.values():
+        table.append((one.name, one.access, "yes" if one.uses_target else "", one.suite, one.says))
+    return aligned(table)
+
+
+def print_table(report: AuditReport) -> None:
+    """Print the recovery gap of every attack on every subject, and the worst of each."""
+    table = Table(
+        title="what attacks recover",
+        caption="0: no more than a model that never knew gives under the same attack; 1: what the original had",
+    )
+    table.add_column("attack")
+    subjects = [subject for subject in report.subjects if subject.kind in ("unlearned", "original")]
+    for subject in subjects:
+        table.add_column(Text(subject.name), justify="right")
+    table.add_column("control's score", justify="right")
+    found = {(result.attack, result.subject): result for result in report.attacks}
+    for name in dict.fromkeys(result.attack for result in report.attacks):
+        there = [found[name, subject.name] for subject in subjects]
+        control = next((r.control for r in there if r.control is not None), None)
+        table.add_row(name, *map(_cell, there), "–" if control is None else f"{control:.2f}")
+    console = Console()
+    console.print(table)
+    for note in dict.fromkeys(f"{r.attack}: {r.note}" for r in report.attacks if r.estimate is None):
+        console.print(f"not run, {note}", soft_wrap=not console.is_terminal)
+
+
+def _cell(result: AttackResult) -> str:
+    if result.estimate is None:
+        return "–"
+    return f"({result.estimate:.2f})" if result.gap is None else f"{result.gap:.2f}"
