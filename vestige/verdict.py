@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from vestige.report.text import listed
 from vestige.result import Result, SubjectInfo
+from vestige.shares import APART, share
 
-APART = 0.05
 TRACE = 0.2
 HIDDEN = 0.5
 INTACT = 0.95
@@ -48,7 +48,7 @@ def verdicts(subjects: Sequence[SubjectInfo], results: Sequence[Result]) -> dict
 
 
 def _verdict(name: str, original: str, table: Table) -> str:
-    shown = _share(table, "forget_probability", name, original)
+    shown = share(table, "forget_probability", name, original)
     said = _no_scale(table, name, original) if shown is None else _left(table, name, original, shown)
     return " ".join([said, *_damage(table, name, original)])
 
@@ -68,11 +68,11 @@ def _no_scale(table: Table, name: str, original: str) -> str:
 
 def _left(table: Table, name: str, original: str, shown: float) -> str:
     hidden, cosine = _estimate(table, "suppression_index", name), _estimate(table, "concept_vector_cosine", name)
-    inside = {what: _share(table, check, name, original) for what, check in _INSIDE.items()}
-    found = {what: share for what, share in inside.items() if share is not None}
-    clear = {what: share for what, share in found.items() if share > TRACE and _is_above(table, _INSIDE[what], name)}
+    inside = {what: share(table, check, name, original) for what, check in _INSIDE.items()}
+    found = {what: left for what, left in inside.items() if left is not None}
+    clear = {what: left for what, left in found.items() if left > TRACE and _is_above(table, _INSIDE[what], name)}
     worst = max(clear, key=clear.__getitem__, default=None)
-    spoken = {check: share for check in _SAID if (share := _share(table, check, name, original)) is not None}
+    spoken = {check: left for check in _SAID if (left := share(table, check, name, original)) is not None}
     loudest = max(spoken, key=spoken.__getitem__, default="forget_probability")
     if max(shown, *spoken.values(), 0.0) > TRACE:
         return (
@@ -91,7 +91,7 @@ def _left(table: Table, name: str, original: str, shown: float) -> str:
         )
     near = listed(["what it says", *(f"the {what}" for what in found)])
     little = f"at most {TRACE:.0%} left, or not clearly above it"
-    silent = "".join(f" The {what} tells nothing here." for what, share in inside.items() if share is None)
+    silent = "".join(f" The {what} tells nothing here." for what, left in inside.items() if left is None)
     if cosine is not None and cosine >= INTACT:
         return (
             f"Silent, but stored: by {near} it is like a model that never learnt the facts ({little}), yet "
@@ -121,14 +121,6 @@ def _damage(table: Table, name: str, original: str) -> list[str]:
 def _estimate(table: Table, check: str, name: str) -> float | None:
     result = table.get((check, name))
     return None if result is None else result.estimate
-
-
-def _share(table: Table, check: str, name: str, original: str) -> float | None:
-    """Return where a subject stands between the control (0) and the original (1); None where the ends are not apart."""
-    mine, top = table.get((check, name)), _estimate(table, check, original)
-    if mine is None or mine.estimate is None or mine.control is None or top is None or top - mine.control < APART:
-        return None
-    return max(0.0, (mine.estimate - mine.control) / (top - mine.control))
 
 
 def _is_above(table: Table, check: str, name: str) -> bool:
