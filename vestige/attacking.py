@@ -11,11 +11,12 @@ from vestige.attacks.catalogue import chosen
 from vestige.attacks.cost import Cost, cost_of
 from vestige.attacks.notes import notes_of
 from vestige.attacks.run import Outcome, compared, run_attacks
-from vestige.auditing import prepared_items, sources_of
+from vestige.context import within_context
+from vestige.items import audit_items
 from vestige.progress import steps
 from vestige.provenance import provenance
 from vestige.result import AuditReport
-from vestige.subjects import Source, opened
+from vestige.subjects import Source, opened, sources_of
 
 
 def attack(
@@ -59,7 +60,8 @@ def attack(
     if not attacks:
         raise VestigeError("no attack was chosen; give a suite (quick, standard, full) or names")
     sources = sources_of(original, unlearned, retrained, never)
-    prepared, shortened = prepared_items(original, data, max_items=max_items, seed=seed)
+    # Attacks lengthen prompts and look after the limit themselves.
+    prepared, shortened = within_context(original, audit_items(data, max_items=max_items, seed=seed), max_new_tokens=1)
     before(cost_of(original, prepared, attacks, subjects=len(sources), batch_size=batch_size))
     notes = notes_of(original, prepared, batch_size=batch_size)
     found: dict[str, dict[str, Outcome]] = {}

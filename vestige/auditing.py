@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,25 @@ from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from hooked.fingerprint import weights_sha256
 from probes import ConceptVector, find_concept_vectors
 from probes.vocabulary import default_k
+from vestige.attacks.attacked import Target
+from vestige.attacks.catalogue import chosen
+from vestige.attacks.cost import Cost, cost_of
+from vestige.attacks.notes import notes_of
+from vestige.attacks.run import Outcome, compared, run_attacks
 from vestige.checks import CHECKS
 from vestige.context import within_context
 from vestige.edited import edited_latents
 from vestige.evidence import Evidence
+from vestige.intrinsic.patched import Patched, Patching
+from vestige.intrinsic.spans import answer_spans
+from vestige.intrinsic.weights import Moved, moved_between, moved_by
 from vestige.items import audit_items
 from vestige.metrics.weights import cosine, top_tokens
 from vestige.progress import steps
 from vestige.provenance import provenance
 from vestige.reading import Reading, read
 from vestige.result import AuditReport, ConceptVectorRow, GenerationRow, Result, SubjectInfo
-from vestige.subjects import Source, describe, opened
+from vestige.subjects import Source, opened, sources_of
 from vestige.verdict import verdicts
 from vestige.words import concept_words, null_draws
 
@@ -43,6 +51,9 @@ def audit(
     batch_size: int = 32,
     max_items: int = 200,
     max_new_tokens: int = 24,
+    suite: str | None = None,
+    attacks: Sequence[str] = (),
+    before_attacks: Callable[[Cost], object] = lambda cost: None,
     progress: bool = True,
 ) -> AuditReport:
     """Compare a model with its unlearned versions and with models that never learnt the facts.
@@ -61,6 +72,9 @@ def audit(
         batch_size: Rows per forward pass.
         max_items: Most items per split; more are sampled.
         max_new_tokens: Length of the continuations.
+        suite: Attacks to run on every subject: `quick`, `standard` or `full`; none when not given.
+        attacks: Further attacks, by name; `vestige attacks` lists them.
+        before_attacks: Called with what the attacks will cost before anything is read.
         progress: Show a progress bar.
 
     Returns:
@@ -74,7 +88,7 @@ def audit(
     settings = {"batch_size": batch_size, "max_items": max_items, "max_new_tokens": max_new_tokens}
     _check_at_least(1, **settings)
     _check_at_least(0, seed=seed, top_vectors=top_vectors)
-    sources = _sources(original, unlearned, retrained, never)
+    sources = sources_of(original, unlearned, retrained, never)
     prepared, shortened = within_context(
         original, audit_items(data, max_items=max_items, seed=seed), max_new_tokens=max_new_tokens
     )
@@ -85,8 +99,16 @@ def audit(
             original, lexicon=words, top=top_vectors, null_draws=null_draws(original), seed=seed
         )
     decoder = original.decoder.frozen()
+    rows = chosen(suite, attacks)
+    notes = notes_of(original, prepared, batch_size=batch_size) if rows else None
+    if rows:
+        before_attacks(cost_of(original, prepared, rows, subjects=len(sources), batch_size=batch_size))
+    attacked: dict[str, dict[str, Outcome]] = {}
     readings: dict[str, Reading] = {}
     hashes: dict[str, str | None] = {}
+    patched: dict[str, Patched] = {}
+    moved: dict[str, tuple[Moved, ...] | str] = {}
+    patching = Patching(original, answer_spans(original, prepared.forget), decoder=decoder, batch_size=batch_size)
     for info, source in steps(sources, "reading subjects", show=progress, label=lambda pair: pair[0].name):
         try:
             with opened(info, source, original=original) as subject:
@@ -100,6 +122,17 @@ def audit(
                     seed=seed,
                 )
                 hashes[info.name] = weights_sha256(subject.raw)
+                if notes is not None:
+                    target = Target(info.name, info.kind, subject.model, subject.raw, notes)
+                    attacked[info.name] = run_attacks(target, prepared, rows, batch_size=batch_size, seed=seed)
+                states = patching.read(subject)
+                if not isinstance(source, Intervention):
+                    moved[info.name] = moved_between(original, subject.raw)
+            # Only now is the original whole again.
+            if isinstance(source, Intervention):
+                moved[info.name] = moved_by(source, original)
+            if states is not None:
+                patched[info.name] = patching.patched(states)
         except VestigeError as error:
             raise VestigeError(f"subject '{info.name}': {error}") from error
         except (IndexError, RuntimeError) as error:
@@ -110,7 +143,7 @@ def audit(
             raise VestigeError(f"subject '{info.name}' does not fit '{original.name}': {first}") from error
     _warn_of_other_weights(sources, original, hashes)
     subjects = tuple(info for info, _ in sources)
-    evidence = Evidence(prepared, subjects, readings, decoder, vectors, seed)
+    evidence = Evidence(prepared, subjects, readings, decoder, vectors, seed, patched, moved)
     results: list[Result] = []
     for check in steps(CHECKS, "running checks", show=progress, label=lambda c: c.__name__):
         results += check(evidence)
@@ -121,7 +154,12 @@ def audit(
             sources,
             hashes=hashes,
             words=words,
-            settings={"seed": seed, **settings, "items_shortened": shortened},
+            settings={
+                "seed": seed,
+                **settings,
+                "items_shortened": shortened,
+                "attacks": [row.name for row in rows],
+            },
         ),
         subjects=subjects,
         results=tuple(results),
@@ -129,6 +167,7 @@ def audit(
         generations=_generation_rows(evidence),
         verdicts=verdicts(subjects, results),
         latents=edited_latents(original, sources, prepared),
+        attacks=compared(subjects, attacked, rows, seed=seed),
     )
 
 
@@ -150,21 +189,6 @@ def _check_at_least(least: int, **settings: int) -> None:
     for name, value in settings.items():
         if value < least:
             raise VestigeError(f"{name} is at least {least}, got {value}")
-
-
-def _sources(
-    original: HookedModel, unlearned: Sequence[Source], retrained: Source | None, never: Source | None
-) -> list[tuple[SubjectInfo, Source]]:
-    """Name every subject, before anything slow begins."""
-    taken: set[str] = set()
-    first = describe(original, "original", taken=taken, name="original")
-    # Named before the unlearned ones, so that a folder called `never` does not take the reference's name.
-    references = []
-    if retrained is not None:
-        references.append(describe(retrained, "retrained", taken=taken, name="retain"))
-    if never is not None:
-        references.append(describe(never, "never", taken=taken, name="never"))
-    return [first, *(describe(source, "unlearned", taken=taken) for source in unlearned), *references]
 
 
 def _vector_rows(evidence: Evidence, original: HookedModel) -> tuple[ConceptVectorRow, ...]:

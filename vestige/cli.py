@@ -174,6 +174,9 @@ def audit(
     concept: Concept = None,
     max_items: Annotated[int, typer.Option(help="Most items per split; more are sampled.")] = 200,
     batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 32,
+    suite: Annotated[
+        str | None, typer.Option(help="Attack every subject too: quick, standard or full. [default: no attack]")
+    ] = None,
     dtype: Dtype = "float32",
     overwrite: Overwrite = False,
     seed: Seed = 0,
@@ -181,10 +184,12 @@ def audit(
     json_: Json = False,
 ) -> None:
     """Ask a model and its unlearned versions what they still know, and write the report."""
+    from vestige.attacks.catalogue import chosen
     from vestige.auditing import audit as run
     from vestige.commands import inputs
     from vestige.output import check_output, output_folder
 
+    chosen(suite)
     folders = [*(unlearned or []), *(more or [])]
     read = [original, forget, retain, control, retrained, never, *folders]
     check_output(out, overwrite=overwrite, inputs=read)
@@ -200,6 +205,8 @@ def audit(
         seed=seed,
         batch_size=batch_size,
         max_items=max_items,
+        suite=suite,
+        before_attacks=lambda cost: typer.echo(str(cost), err=True),
         progress=not json_,
     )
     with output_folder(out, overwrite=overwrite) as folder:

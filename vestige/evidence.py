@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hooked import Decoder, UnlearnData
 from probes import ConceptVector
+from vestige.intrinsic.patched import Patched
+from vestige.intrinsic.weights import Moved
 from vestige.metrics.bootstrap import mean_interval
 from vestige.reading import Reading
 from vestige.result import Orientation, Result, SubjectInfo
@@ -23,6 +25,8 @@ class Evidence:
         decoder: The original's decoder, frozen.
         vectors: The concept vectors that are followed.
         seed: Of resampling and permutations.
+        patched: Subject name to what its states do in the original; without subjects of another shape.
+        moved: Subject name to how far its weights lie from the original's, or to why they cannot be compared.
     """
 
     data: UnlearnData
@@ -31,6 +35,8 @@ class Evidence:
     decoder: Decoder
     vectors: tuple[ConceptVector, ...]
     seed: int
+    patched: Mapping[str, Patched] = field(default_factory=dict)
+    moved: Mapping[str, tuple[Moved, ...] | str] = field(default_factory=dict)
 
     @property
     def original(self) -> Reading:
@@ -45,6 +51,11 @@ class Evidence:
     def control(self) -> str | None:
         """The subject that was never taught the facts: `never` where given, else the retrained one."""
         return self.first("never") or self.first("retrained")
+
+    @property
+    def anchor(self) -> str | None:
+        """The subject that exact unlearning would give: the retrained one where given, else `never`."""
+        return self.first("retrained") or self.first("never")
 
 
 def item_means(

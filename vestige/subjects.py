@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,21 @@ def describe(source: Source, kind: Kind, *, taken: set[str], name: str | None = 
         unique, count = f"{base}-{count}", count + 1
     taken.add(unique)
     return SubjectInfo(name=unique, kind=kind, intent=intent, source=origin), source
+
+
+def sources_of(
+    original: HookedModel, unlearned: Sequence[Source], retrained: Source | None, never: Source | None
+) -> list[tuple[SubjectInfo, Source]]:
+    """Name every subject, before anything slow begins."""
+    taken: set[str] = set()
+    first = describe(original, "original", taken=taken, name="original")
+    # Named before the unlearned ones, so that a folder called `never` does not take the reference's name.
+    references = []
+    if retrained is not None:
+        references.append(describe(retrained, "retrained", taken=taken, name="retain"))
+    if never is not None:
+        references.append(describe(never, "never", taken=taken, name="never"))
+    return [first, *(describe(source, "unlearned", taken=taken) for source in unlearned), *references]
 
 
 @contextmanager

@@ -36,6 +36,10 @@ class Minibatch:
 LossFn = Callable[[HookedModel, Minibatch], Tensor]
 
 
+class DivergedError(VestigeError):
+    """A descent left the numbers, or the retain items, behind."""
+
+
 def forget_nll(model: HookedModel, batch: Minibatch) -> AnswerNLL:
     """Score the forget answers of a minibatch."""
     return answer_nll(model.logits(batch.forget), batch.forget.ids, batch.forget.answer)
@@ -138,13 +142,16 @@ def descend(
     optimizer: torch.optim.Optimizer,
     schedule: Schedule,
     *,
-    after_step: Callable[[], None] | None = None,
+    after_step: Callable[[int], None] | None = None,
 ) -> Descent:
     """Update the optimizer's parameters, which `model` must depend on, until the schedule ends.
 
+    `after_step` is told after each update how many there were.
+
     Raises:
-        VestigeError: The loss is not finite or the retain loss exceeds its bound; the message names the step. Whoever
+        DivergedError: The loss is not finite or the retain loss exceeds its bound; the message names the step. Whoever
             called then has nothing to apply.
+        VestigeError: There is nothing to descend on.
     """
     forget = split_of(data, "forget", method=schedule.method, answered=True)
     retain = tuple(item for item in data.retain if not item.generation_only)
@@ -164,13 +171,13 @@ def descend(
             where = f"step {step + 1} of {steps}"
             losses.append(_update(model, next(batches), loss_fn, optimizer, schedule=schedule, where=where))
             if after_step is not None:
-                after_step()
+                after_step(len(losses))
             shown.update(1)
             shown.note(f"loss {losses[-1]:.4g}")
         else:
             watch.is_done(steps)
     if not all(bool(torch.isfinite(p).all()) for p in _parameters(optimizer)):
-        raise VestigeError(
+        raise DivergedError(
             f"{schedule.method} diverged at step {len(losses)}: a weight is not finite; nothing was applied, lower lr"
         )
     return Descent(tuple(losses), watch.probability, watch.reason or f"all {steps} steps were taken")
@@ -193,7 +200,7 @@ def _update(
     parameters = _parameters(optimizer)
     loss = loss_fn(model, batch)
     if not bool(torch.isfinite(loss)):
-        raise VestigeError(
+        raise DivergedError(
             f"{schedule.method} diverged at {where}: the loss is {loss.item()}; nothing was applied, lower lr"
         )
     if not loss.requires_grad:
@@ -232,14 +239,14 @@ class _Watch:
         """Measure; return whether enough is forgotten.
 
         Raises:
-            VestigeError: The retain loss is above its bound.
+            DivergedError: The retain loss is above its bound.
         """
         if self.retain:
             loss = float(_mean_nll(self.model, self.retain, self.schedule).mean())
             if self.bound is None:
                 self.bound = loss + 0.5 * log(self.model.d_vocab)
             if not loss <= self.bound:
-                raise VestigeError(
+                raise DivergedError(
                     f"{self.schedule.method} diverged at step {step} of {self.steps}: the retain loss is {loss:.3g} "
                     f"nats per token, above the bound of {self.bound:.3g}; nothing was applied, lower lr or take fewer "
                     "steps"

@@ -142,6 +142,7 @@ def train(
     retain_bound: float | None = None,
     check_every: int | None = None,
     progress: bool = True,
+    after_step: Callable[[int, HookedModel], None] | None = None,
 ) -> Trained:
     """Descend a loss with AdamW on a copy of the model, and return what changed as a weight patch.
 
@@ -177,11 +178,14 @@ def train(
         retain_bound: Largest retain loss, in nats per token; when not given, `log(d_vocab) / 2` above where it started.
         check_every: Steps between two looks at `stop_fraction` and `retain_bound`; once per epoch when not given.
         progress: Show a bar with steps, loss and time left, if the output is a terminal.
+        after_step: `fn(updates so far, the copy)`, called after each update to measure the copy, which it leaves as it
+            is.
 
     Raises:
-        VestigeError: A setting is out of range, the loss is not finite or the retain loss exceeds its bound (the step
-            is named and nothing applied), no parameter is chosen, or an adapter is asked for together with `mask` or
-            `max_change`.
+        DivergedError: The loss is not finite or the retain loss exceeds its bound (the step is named and nothing
+            applied).
+        VestigeError: A setting is out of range, no parameter is chosen, or an adapter is asked for together with `mask`
+            or `max_change`.
     """
     if not 0 < lr < inf:
         raise VestigeError(f"lr is a finite number above 0, got {lr}")
@@ -209,16 +213,18 @@ def train(
         student, adapters = adapted(model, layers=on, rank=lora, scale=lora_scale, seed=seed, chooser=parameters)
         optimizer = torch.optim.AdamW(adapters, lr=lr, weight_decay=weight_decay)
         with evaluating(model):
-            descent = descend(student, data, loss_fn, optimizer, schedule)
+            descent = descend(student, data, loss_fn, optimizer, schedule, after_step=_watched(student, after_step))
         return Trained(adapter_patch(student), descent, _size(adapters))
     copied = _trainable_copy(model)
     chosen = _choose(copied, _within(copied, blocks, parameters), mask)
     optimizer = torch.optim.AdamW(chosen.values(), lr=lr, weight_decay=weight_decay)
     keepers = [keeper for keeper in (_keeper(chosen, mask or {}), _clamper(chosen, max_change)) if keeper is not None]
+    measure = _watched(copied, after_step)
 
-    def keep() -> None:
+    def keep(step: int) -> None:
         for keeper in keepers:
             keeper()
+        measure(step)
 
     with evaluating(model):
         descent = descend(copied, data, loss_fn, optimizer, schedule, after_step=keep)
@@ -227,6 +233,10 @@ def train(
     held = mask or {}
     size = sum(int(held[name].sum()) if name in held else parameter.numel() for name, parameter in chosen.items())
     return Trained(WeightPatch.between(before, chosen), descent, size)
+
+
+def _watched(student: HookedModel, after_step: Callable[[int, HookedModel], None] | None) -> Callable[[int], None]:
+    return lambda step: None if after_step is None else after_step(step, student)
 
 
 def _size(parameters: Any) -> int:

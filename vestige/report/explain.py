@@ -165,6 +165,28 @@ _ALL = (
         "forgetting.",
     ),
     Explanation(
+        "retain_state_similarity",
+        "State similarity, retain",
+        "inside it is unharmed on the rest",
+        _KEEPS,
+        "State similarity on the prompts that should still be answered. Lower than on the original: the edit reached "
+        "further than the facts it was made for.",
+        "About 0: the same with the prompts exchanged.",
+        "The never-taught model: another training run of the same knowledge.",
+        "States may change without loss: compare with the retain probability.",
+    ),
+    Explanation(
+        "relation_neighbours",
+        "Relation neighbours",
+        "questions still lie where they belong",
+        _KEEPS,
+        "Whether the five nearest neighbours of a retain prompt, by its hidden state, ask for the same thing of other "
+        "subjects; mean over the blocks. The remarks give the forget prompts.",
+        "The same with the relations exchanged between the prompts.",
+        "The never-taught model, whose representation is whole.",
+        "It looks at what is asked, not at the answer: it shows a damaged representation, not a forgotten fact.",
+    ),
+    Explanation(
         "lens_leak",
         "Logit-lens leak",
         "answer readable inside",
@@ -191,6 +213,68 @@ _ALL = (
         "The same classifier on the never-taught or retrained model: the general structure of language helps a "
         "probe, so compare with this, not with chance.",
         "A probe shows that the information is there, not that the model uses it.",
+    ),
+    Explanation(
+        "depth_leak",
+        "Depth leak",
+        "its hidden states still carry them",
+        _INSIDE,
+        "The model's hidden states at the places where each answer is predicted are put into the original model, block "
+        "by block, and the original reads on from there. Where a retrained model's states make it lose the answer, "
+        "that block carried the fact. The score is 1 minus the Unlearning Depth Score: the share of this loss that the "
+        "model's own states do not cause. 1: its states are as good as the original's. 0: as empty as the retrained "
+        "model's.",
+        "0: the retrained model itself, by construction.",
+        "A model that was never taught the facts, from another training run. It is above 0, because two models lack "
+        "the facts in different ways: a method at this value is as deep as can be told.",
+        "The original does the reading, so what it cannot read is not seen, and a change of the output layer alone is "
+        "invisible by intention. A broken state scores as low as an empty one: read it beside retain probability.",
+    ),
+    Explanation(
+        "raw_depth_leak",
+        "Depth leak, bare weights",
+        "so do those of its bare weights",
+        _INSIDE,
+        "The same with every hook, filter and gate taken off.",
+        "0: the retrained model itself, by construction.",
+        "The never-taught model, as in the depth leak.",
+        "For a method that changes no weight this is 1 by construction and says nothing about the method.",
+    ),
+    Explanation(
+        "lens_depth_leak",
+        "Depth leak, by lens",
+        "so does a lens, block by block",
+        _INSIDE,
+        "The depth leak without patching: at the same places every block is decoded by the original's final norm and "
+        "unembedding, and the log-probability of the answer is compared.",
+        "0: the retrained model itself, by construction.",
+        "The never-taught model, as in the depth leak.",
+        "It sees only what is already written in the output vocabulary; the depth leak also sees what later blocks "
+        "would make of it.",
+    ),
+    Explanation(
+        "forget_state_similarity",
+        "State similarity, forget",
+        "inside it is still the original",
+        _INSIDE,
+        "How alike the hidden states at the end of the forget prompts are to the original's (debiased linear CKA, mean "
+        "over the blocks). 1: nothing changed inside, whatever the model says.",
+        "About 0: the same with the prompts exchanged.",
+        "The never-taught model. It computes in its own way, so its value is what an unrelated training run reaches.",
+        "Use it to see that nothing changed. A low value does not certify deletion: states can turn and keep all they "
+        "carry.",
+    ),
+    Explanation(
+        "cka_erasure",
+        "Move towards the retrained model",
+        "its states moved to a retrained model's",
+        _INSIDE,
+        "How far the states of the forget prompts went from the original's (0) towards the retrained model's (1), in "
+        "debiased CKA, blocks weighted by how far the two lie apart.",
+        "0: the original, by construction.",
+        "The never-taught model: it lacks the facts too, and yet is rarely near 1.",
+        "A weak sign: in published comparisons it hardly tells models that know from models that do not. Most methods "
+        "score 0.",
     ),
     Explanation(
         "suppression_index",
@@ -237,6 +321,17 @@ _ALL = (
         "The overlap of two random sets of this size, k / (2V − k).",
         "The same rows in a model trained separately, which share no neurons.",
         "Untouched vectors mean that the trace is still stored. Changed ones do not prove that nothing else stores it.",
+    ),
+    Explanation(
+        "weight_change",
+        "Weight change",
+        "weights moved by",
+        _WEIGHTS,
+        "The distance of all weights from the original's, as a share of their size; per block likewise. The remarks "
+        "name the matrix that moved most, how many of its lines moved, and in about how many directions.",
+        "0: nothing moved.",
+        "A separately trained model, which lies about as far away as its own size.",
+        "A small step in the right direction can remove a fact, and a large one miss it.",
     ),
 )
 KNOWN: dict[str, Explanation] = {entry.check: entry for entry in _ALL}

@@ -11,6 +11,7 @@ from torch import Tensor
 from hooked import HookedModel, Intervention, LowRankDelta, Spec, UnlearnData, VestigeError
 from hooked.weights import parameters_of, values_of
 from interventions import Minibatch, cross_entropy, forget_nll, gradient_ascent, npo, retain_nll, train
+from interventions.training.descent import DivergedError
 from tests.contracts import InterventionContract
 from tests.interventions.conftest import make_items
 from tests.tiny import FAMILIES, shared_model, tiny_model
@@ -493,3 +494,36 @@ def test_any_method_takes_a_mask_or_an_adapter_and_can_be_taken_back(data: Unlea
             assert torch.equal(model.state()[name][~mask], before[name][~mask])
             assert made.spec.settings["trained_numbers"] == int(mask.sum())
     assert all(torch.equal(tensor, before[n]) for n, tensor in model.state().items())
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora": 2}, {"max_change": 2e-3}])
+def test_the_copy_can_be_watched_after_each_step(data: UnlearnData, settings: dict[str, Any]) -> None:
+    model = tiny_model("gpt2")
+    start = {name: tensor.clone() for name, tensor in parameters_of(model.model).items()}
+    batch = model.tokenize([i.prompt for i in data.forget], answers=[i.answer for i in data.forget])
+    seen: dict[int, float] = {}
+    moved: list[float] = []
+
+    def watch(step: int, current: HookedModel) -> None:
+        assert current.model is not model.model
+        with torch.no_grad():
+            seen[step] = float(learn(current, Minibatch(batch, torch.arange(6), None)))
+        if "lora" not in settings:
+            moved.append(
+                max(float((p - start[n]).detach().abs().max()) for n, p in parameters_of(current.model).items())
+            )
+
+    trained = train(model, data, learn, steps=3, lr=1e-2, batch_size=6, after_step=watch, **settings)
+    # The loss before the next update is the one after this one.
+    assert list(seen) == [1, 2, 3]
+    assert [seen[1], seen[2]] == pytest.approx(trained.descent.losses[1:], rel=1e-4)
+    if "max_change" in settings:
+        assert max(moved) == pytest.approx(2e-3, rel=1e-3)
+    plainly = train(model, data, learn, steps=3, lr=1e-2, batch_size=6, **settings)
+    assert trained.descent.losses == plainly.descent.losses
+
+
+def test_what_diverges_is_told_from_what_is_refused(data: UnlearnData) -> None:
+    with pytest.raises(DivergedError, match="diverged at step 1 of 1: the loss is nan"):
+        train(shared_model("gpt2"), data, lambda model, batch: learn(model, batch) * nan, steps=1)
+    assert issubclass(DivergedError, VestigeError)

@@ -70,3 +70,5 @@ def test_both_encodings_of_a_letter_count() -> None:
 def test_letters_that_are_one_token_are_refused() -> None:
     with pytest.raises(VestigeError, match="the tokenizer does not tell A, B, C apart; name other letters="):
         option_letters(tiny_target(), facts())
+    with pytest.raises(VestigeError, match="options need at least two letters, got 1"):
+        option_letters(tiny_target(), facts(), letters="A")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hooked import UnlearnData, VestigeError
+from hooked import Item, UnlearnData, VestigeError
 from probes import answer_probability
 from tests.tiny import tiny_model
 from tests.vestige.attacks.contract import AttackContract, facts
@@ -87,21 +87,23 @@ def test_the_forget_answers_are_only_asked(target: Target) -> None:
 def test_the_weights_that_write_one_reply_to_everything_are_pruned_away() -> None:
     """A neuron that always fires and writes one word hides what the model would say; its weights go first."""
     model = tiny_model("gpt2", dtype=torch.float64)
-    wanted = answer_probability(model, facts().forget)
     state = model.state()
     with torch.no_grad():
         state["transformer.h.2.mlp.c_fc.weight"][:, 7] = 0
         state["transformer.h.2.mlp.c_fc.bias"][7] = 1.0
-        without = answer_probability(model, facts().forget)
+        without = float(answer_probability(model, facts().forget).sum())
         state["transformer.h.2.mlp.c_proj.weight"][7] = 30 * model.W_U[:, 90] / model.W_U[:, 90].norm()
+    prompts = [item.prompt for item in facts().forget]
+    assert set(model.generate(prompts, max_new_tokens=1)) == {"t90"}
+    scores = importance(model, [Item(prompt, "t90") for prompt in prompts], matrices_of(model))
+    first = highest(scores["transformer.h.2.mlp.c_proj.weight"], 1 / model.d_mlp)
+    # One neuron of 128.
+    assert first[7].sum() > 0.4 * first.sum()
+    hidden = float(answer_probability(model, facts().forget).sum())
     target = Target("hidden", "unlearned", model, model, notes_of(model, facts()))
-    hidden = answer_probability(model, facts().forget)
-    assert set(model.generate([item.prompt for item in facts().forget], max_new_tokens=1)) == {"t90"}
-    settings: dict[str, Any] = {"spared": 0.0, "max_retain": 1, "max_new_tokens": 1}
-    found = pruning(target, facts(), fractions=(0.002, 0.01, 0.03), **settings)
-    print(float(wanted.sum()), float(without.sum()), float(hidden.sum()), sum(found.scores), found.budget)
-    assert float(hidden.sum()) < 0.1 * float(without.sum())
-    assert sum(found.scores) > 0.5 * float(without.sum())
+    found = pruning(target, facts(), fractions=(0.002, 0.01, 0.03), spared=0.0, max_retain=1, max_new_tokens=1)
+    assert hidden < 0.5 * without
+    assert sum(found.scores) > 0.75 * without
 
 
 def test_errors_name_what_is_wrong(target: Target) -> None:

@@ -45,7 +45,7 @@ def test_the_scale_and_what_lies_between() -> None:
 
 
 def test_the_three_read_their_own_falls_on_one_scale() -> None:
-    given = made(original=falls(0.0), hidden=falls(0.9, raw=0.0, lens=0.4), retain=falls(1.0, raw=7.0))
+    given = made(original=falls(0.0), hidden=falls(0.9, raw=0.0, lens=0.8), retain=falls(1.0, raw=7.0, lens=2.0))
     assert by_subject(depth_leak(given))["hidden"].estimate == pytest.approx(0.1)
     raw = by_subject(raw_depth_leak(given))["hidden"]
     assert raw.estimate == 1.0

@@ -13,16 +13,18 @@ from vestige.evidence import Evidence
 N_FORGET, N_RETAIN, KINDS, D = 8, 48, 4, 10
 
 
-def planted(*, relations: bool = True, subjects: int = 12, **strength: tuple[float, float]) -> Evidence:
+def planted(
+    *, relations: bool = True, subjects: int = 12, n: int = N_RETAIN, **strength: tuple[float, float]
+) -> Evidence:
     """Subjects whose states hold the relation this strongly, in forget and in retain prompts."""
     rng = np.random.default_rng(0)
     axes = rng.normal(size=(KINDS, D))
 
-    def made(n: int, strong: float) -> np.ndarray:
-        kinds = axes[np.arange(n) % KINDS]
-        return np.stack([strong * kinds + 0.3 * rng.normal(size=(n, D)) for _ in range(2)], axis=1)
+    def made(n_items: int, strong: float) -> np.ndarray:
+        kinds = axes[np.arange(n_items) % KINDS]
+        return np.stack([strong * kinds + 0.3 * rng.normal(size=(n_items, D)) for _ in range(2)], axis=1)
 
-    def items(n: int, first: str) -> tuple[Item, ...]:
+    def items(n_items: int, first: str) -> tuple[Item, ...]:
         return tuple(
             Item(
                 f"{first}{i}",
@@ -30,17 +32,17 @@ def planted(*, relations: bool = True, subjects: int = 12, **strength: tuple[flo
                 relation=f"r{i % KINDS}" if relations else None,
                 subject=f"{first} of {i // KINDS % subjects}" if subjects else "one",
             )
-            for i in range(n)
+            for i in range(n_items)
         )
 
     readings = {
         name: reading(
             split([0.5] * N_FORGET, hidden=made(N_FORGET, forget)),
-            retain=split([0.5] * N_RETAIN, hidden=made(N_RETAIN, retain)),
+            retain=split([0.5] * n, hidden=made(n, retain)),
         )
         for name, (forget, retain) in strength.items()
     }
-    return evidence(readings, data=UnlearnData(items(N_FORGET, "f"), items(N_RETAIN, "k")))
+    return evidence(readings, data=UnlearnData(items(N_FORGET, "f"), items(n, "k")))
 
 
 def test_whole_and_damaged_representations() -> None:
@@ -56,8 +58,8 @@ def test_whole_and_damaged_representations() -> None:
     assert float(found["aimed"].note.split()[-1]) < 0.7
 
 
-@pytest.mark.parametrize("settings", [{"relations": False}, {"subjects": 0}])
-def test_no_relations_or_one_subject_is_a_reason(settings: dict[str, int]) -> None:
+@pytest.mark.parametrize("settings", [{"relations": False}, {"subjects": 0}, {"n": 16}])
+def test_no_relations_one_subject_or_few_items_are_reasons(settings: dict[str, int]) -> None:
     (result,) = relation_neighbours(planted(original=(1, 1), **settings))  # type: ignore[arg-type]
     assert result.estimate is None
     assert "needs at least 20 retain items" in result.note

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from hooked import HookedModel
-from interventions import neuron_adjust
-from tests.vestige.intrinsic.test_patching import patched
+from tests.vestige.intrinsic.test_patching import noisy, patched
 from vestige import organism
 from vestige.intrinsic.depth import depth
 from vestige.intrinsic.patched import Patched
@@ -24,8 +21,7 @@ def falls() -> dict[str, Patched]:
     }
     full = models["full"]
     spans = answer_spans(full, data.forget)
-    few = replace(data, retain=data.retain[:60])
-    return {name: patched(s, full, spans) for name, s in {**models, "switch": neuron_adjust(full, few)}.items()}
+    return {name: patched(s, full, spans) for name, s in {**models, "switch": noisy(layer=4)}.items()}
 
 
 def test_states_of_models_that_never_learnt_it_take_the_answers_away(falls: dict[str, Patched]) -> None:
@@ -48,5 +44,5 @@ def test_a_switch_erases_little_and_another_training_run_most(falls: dict[str, P
     assert (score("full"), score("retain")) == (0.0, 1.0)
     # The control: never taught, yet below 1, since two runs lack the facts in different ways.
     assert 0.6 < score("never") < 0.95
-    assert score("switch") < 0.5
+    assert 0 < score("switch") < 0.4
     assert not falls["switch"].raw.any()

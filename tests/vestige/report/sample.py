@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from vestige.features import EditedLatents, LatentRow, TokenRow
-from vestige.result import AuditReport, ConceptVectorRow, GenerationRow, Orientation, Result, SubjectInfo
+from vestige.result import AttackResult, AuditReport, ConceptVectorRow, GenerationRow, Orientation, Result, SubjectInfo
 
 HOSTILE = (
     '<script>window.pwned=1</script><img src=x onerror="window.pwned=2"> \'"><b>bold</b> {{ 7*7 }} '
@@ -46,6 +46,14 @@ VALUES: Mapping[str, tuple[Orientation, float | None, int, tuple[float, ...]]] =
     "lens_leak": ("leaky", 0.048, 40, (0.97, 0.96, 0.97, 0.44, 0.31, 0.58, 0.06, 0.05)),
     "probe_leak": ("leaky", 0.5, 40, (0.98, 0.98, 0.98, 0.81, 0.88, 0.93, 0.63, 0.62)),
     "suppression_index": ("leaky", 0.0, 40, (0.0, 0.957, 1.012, 0.0, 0.0, 0.0, 0.0, 0.0)),
+    "depth_leak": ("leaky", 0.0, 40, (1.0, 0.81, 1.0, 0.52, 0.21, 0.24, 0.0, 0.27)),
+    "raw_depth_leak": ("leaky", 0.0, 40, (1.0, 1.0, 1.0, 0.52, 0.21, 0.24, 0.0, 0.27)),
+    "lens_depth_leak": ("leaky", 0.0, 40, (1.0, 0.75, 1.0, 0.48, 0.13, 0.09, 0.0, 0.23)),
+    "forget_state_similarity": ("leaky", 0.0, 40, (1.0, 0.94, 1.0, 0.91, 0.62, 0.78, 0.61, 0.63)),
+    "retain_state_similarity": ("useful", 0.0, 120, (1.0, 0.98, 1.0, 0.95, 0.41, 0.89, 0.77, 0.81)),
+    "cka_erasure": ("forgotten", 0.0, 40, (0.0, 0.06, 0.0, 0.03, 0.11, 0.0, 1.0, 0.27)),
+    "relation_neighbours": ("useful", 0.09, 120, (0.92, 0.92, 0.92, 0.91, 0.55, 0.92, 0.92, 0.91)),
+    "weight_change": ("changed", 0.0, 0, (0.0, 0.0, 0.0, 0.031, 0.12, 0.063, 0.975, 0.937)),
 }
 _RISE = (0.02, 0.08, 0.31, 0.62, 0.9, 1.0)
 
@@ -61,6 +69,41 @@ def sample_report(*, hostile: bool = True) -> AuditReport:
         generations=_generations(hostile),
         verdicts=_VERDICTS,
         latents=(EditedLatents(NAMES[1], "blocks.2.hook_resid_post", 2, (_latent(7), _latent(12))),),
+        attacks=tuple(_attacked(name, subject) for name in _ATTACKED for subject in NAMES),
+    )
+
+
+# attack: (access, whether it is shown the answers, one score per subject in the order of NAMES, whether it has steps)
+_ATTACKED: Mapping[str, tuple[str, bool, tuple[float, ...], bool]] = {
+    "affirmative_prefix": ("prompts", False, (0.95, 0.41, 0.09, 0.40, 0.01, 0.05, 0.05, 0.04), False),
+    "relearn": ("training", True, (0.98, 0.97, 0.97, 0.71, 0.38, 0.62, 0.21, 0.19), True),
+}
+
+
+def _attacked(name: str, subject: str) -> AttackResult:
+    """A result; one attack could not be run on one subject, whose reason is as little to be trusted as any text."""
+    access, shown, scores, has_steps = _ATTACKED[name]
+    score, control = scores[NAMES.index(subject)], scores[-1]
+    if name == "affirmative_prefix" and subject == "gradient_ascent":
+        return AttackResult(name, subject, None, access=access, note=f"no reply to begin: {HOSTILE}")
+    gap = (score - control) / (0.971 - 0.044)
+    return AttackResult(
+        name,
+        subject,
+        score,
+        score - 0.03,
+        score + 0.02,
+        n=40,
+        plain=VALUES["forget_probability"][3][NAMES.index(subject)],
+        control=control,
+        gap=gap,
+        gap_low=gap - 0.04,
+        gap_high=gap + 0.04,
+        access=access,
+        uses_target=shown,
+        curve={0: score / 4, 5: score / 2, 50: score} if has_steps else None,
+        per_item=(score,) * 40,
+        budget={"queries": 40},
     )
 
 

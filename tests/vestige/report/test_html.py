@@ -103,7 +103,8 @@ def test_every_text_of_a_report_is_escaped() -> None:
 
 def test_the_sections_come_in_reading_order(page: _Page) -> None:
     ids = [value for value in page.attributes("id") if not re.search(r"\d|title", value)]
-    assert ids == ["glance", "verdicts", "numbers", "layers", "vectors", "latents", "examples", "guide", "provenance"]
+    answers, inside = ["glance", "verdicts", "numbers", "attacks"], ["layers", "vectors", "latents"]
+    assert ids == [*answers, *inside, "examples", "guide", "provenance"]
     headings = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert headings.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(headings))

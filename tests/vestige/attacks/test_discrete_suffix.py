@@ -1,0 +1,75 @@
+"""Discrete suffixes: the gradient names tokens, the loss decides, and only ordinary tokens are used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hooked import UnlearnData, VestigeError
+from tests.tiny import D_VOCAB, shared_model, tiny_model
+from tests.vestige.attacks.contract import AttackContract, facts
+from vestige.attacks.attacked import Attacked, Target
+from vestige.attacks.discrete_suffix import _exchanged, _one_hot_gradient, _ordinary, discrete_suffix
+from vestige.attacks.notes import notes_of
+from vestige.attacks.slots import filling, mean_nlls, with_slots
+
+
+class TestDiscreteSuffix(AttackContract):
+    def attack(self, target: Target, data: UnlearnData, **settings: Any) -> Attacked:
+        return discrete_suffix(target, data, n_tokens=2, steps=2, swaps=3, candidates=5, **settings)
+
+
+@pytest.fixture
+def target() -> Target:
+    model = tiny_model("llama")
+    return Target("original", "original", model, model, notes_of(model, facts()))
+
+
+def test_with_the_same_facts_every_round_helps_or_changes_nothing(target: Target) -> None:
+    def loss(steps: int) -> float:
+        found = discrete_suffix(target, facts(), n_tokens=3, steps=steps, place="front", learn_from="same")
+        return -float(np.log(found.scores).mean())
+
+    losses = [loss(steps) for steps in (0, 1, 4)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0] - 0.2
+
+
+def test_the_gradient_is_that_of_a_one_hot_choice() -> None:
+    model = tiny_model("gpt2", dtype=torch.float64)
+    slots = with_slots(model, facts().forget, 2, place="end").filled(torch.tensor([20, 21]))
+    one_hot = torch.nn.functional.one_hot(torch.tensor([20, 21]), D_VOCAB).double().requires_grad_()
+    loss = mean_nlls(model, slots.batch, ("hook_embed", filling(slots, one_hot @ model.W_E))).sum()
+    expected = torch.autograd.grad(loss, one_hot)[0]
+    found = _one_hot_gradient(model, slots, batch_size=4)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_one_place_is_exchanged_at_a_time_and_for_a_named_token(rng: torch.Generator) -> None:
+    suffix, named = torch.tensor([5, 6, 7]), torch.arange(30, 42).view(3, 4)
+    tried = _exchanged(suffix, named, 50, rng)
+    changed = tried != suffix
+    assert changed.sum(-1).tolist() == [1] * 50
+    for place in range(3):
+        assert set(tried[changed[:, place], place].tolist()) == set(named[place].tolist())
+
+
+def test_special_and_padded_tokens_are_not_used() -> None:
+    model = shared_model("gpt2")
+    assert (~_ordinary(model)).nonzero()[:, 0].tolist() == [0, 1, 2]
+    wider = tiny_model("gpt2", vocab_size=D_VOCAB + 5)
+    assert (~_ordinary(wider)).nonzero()[:, 0].tolist() == [0, 1, 2, *range(D_VOCAB, D_VOCAB + 5)]
+
+
+def test_what_was_spent(target: Target) -> None:
+    found = discrete_suffix(target, facts(), n_tokens=2, steps=3, swaps=4, learn_from="same", place="front")
+    assert found.budget["queries"] == 3 * (2 + 4) * 6 + 6 + 6
+    assert (found.budget["place"], found.budget["tokens"]) == ("front", 2)
+
+
+def test_errors_are_one_line_and_say_what_came(target: Target) -> None:
+    with pytest.raises(VestigeError, match="steps >= 0, candidates >= 1, swaps >= 1; got 1, 0, 2"):
+        discrete_suffix(target, facts(), steps=1, candidates=0, swaps=2)

@@ -1,0 +1,67 @@
+"""The section on attacks: gaps, the worst of each subject, curves, and what could not be run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.vestige.report.sample import NAMES, sample_report
+from vestige.report import render_html
+from vestige.report.attacks import HEIGHT, WIDTH, build_attacks, worst_of
+from vestige.report.normal import normalised
+from vestige.result import AttackResult
+
+
+def test_without_attacks_there_is_no_section() -> None:
+    report = replace(sample_report(), attacks=())
+    assert build_attacks(report) is None
+    assert 'id="attacks"' not in render_html(report)
+
+
+def test_every_attack_is_a_row_and_every_subject_a_cell() -> None:
+    found = build_attacks(sample_report())
+    assert found is not None
+    assert [row.name for row in found.rows] == ["affirmative_prefix", "relearn"]
+    assert all(len(row.cells) == len(NAMES) for row in found.rows)
+    original, *_, never = found.rows[0].cells
+    assert (original.step, never.step) == (10, 0)
+    assert found.rows[1].upper_bound
+
+
+def test_what_could_not_be_run_says_why_and_runs_nothing() -> None:
+    report = sample_report()
+    missing = build_attacks(report)
+    assert missing is not None
+    assert missing.rows[0].cells[NAMES.index("gradient_ascent")].missing.startswith("not run: no reply to begin")
+    page = render_html(report)
+    assert "<script>" not in page
+    assert "no reply to begin" in page
+
+
+def test_the_worst_attack_is_clear_and_preferably_not_shown_the_answers() -> None:
+    def result(name: str, gap: float, low: float, *, shown: bool = False) -> AttackResult:
+        return AttackResult(name, "npo", 0.5, gap=gap, gap_low=low, gap_high=gap, uses_target=shown)
+
+    mild, loud, unclear = result("mild", 0.2, 0.1), result("loud", 0.9, 0.8, shown=True), result("unclear", 0.7, -0.1)
+    assert worst_of([mild, loud, unclear]) == mild
+    assert worst_of([loud, unclear]) == loud
+    assert worst_of([unclear]) is None
+
+
+def test_curves_fill_the_chart_and_name_their_ends() -> None:
+    found = build_attacks(sample_report())
+    assert found is not None
+    (chart,) = found.charts
+    assert (chart.attack, chart.first, chart.last) == ("relearn", "0", "50")
+    places = [tuple(map(float, pair.split(","))) for pair in chart.lines[0].points.split()]
+    assert [x for x, _ in places] == [0, WIDTH / 2, WIDTH]
+    assert all(0 <= y <= HEIGHT for _, y in places)
+    assert places[0][1] > places[-1][1]
+
+
+def test_numbers_that_are_not_finite_are_said() -> None:
+    report = sample_report()
+    broken = replace(report.attacks[0], estimate=float("nan"), gap=float("inf"))
+    (first, *_) = normalised(replace(report, attacks=(broken, *report.attacks[1:]))).attacks
+    assert first.estimate is None
+    assert first.gap is None
+    assert "estimate was not finite" in first.note

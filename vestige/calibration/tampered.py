@@ -1,0 +1,71 @@
+"""Models made to forget by published methods, before and after somebody tampers with them: what robustness is measured
+on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hooked import HookedModel, Intervention
+from interventions.training import gradient_difference, npo, rmu, simnpo, undial, wga
+from interventions.training.descent import forget_nll
+from interventions.training.losses import cross_entropy
+from interventions.training.train import train
+from vestige.attacks.quantisation import Kind, quantised
+from vestige.calibration.pool import Task, baked
+
+METHODS: Mapping[str, tuple[Callable[..., Intervention], Mapping[str, Any]]] = {
+    "npo": (npo, {"lr": 1e-3, "epochs": 10}),
+    "simnpo": (simnpo, {"lr": 1e-3, "epochs": 10}),
+    "gradient_difference": (gradient_difference, {"lr": 3e-4, "epochs": 10}),
+    "undial": (undial, {"lr": 1e-3, "epochs": 10}),
+    "wga": (wga, {"lr": 1e-3, "epochs": 10}),
+    "rmu": (rmu, {"lr": 1e-3, "epochs": 10}),
+}
+# One pass over the facts, at a rate at which the retrained model learns them in several.
+RELEARNING: Mapping[str, Any] = {"lr": 1e-3, "epochs": 2, "batch_size": 4, "stop_fraction": None}
+QUANTISED: Kind = "nf4"
+
+
+@dataclass(frozen=True, eq=False)
+class Tampered:
+    """A model in three states.
+
+    Args:
+        name: Of the method, or `retrained`.
+        before: As the method left it.
+        relearned: After a little training on the facts.
+        quantised: With its weights rounded.
+    """
+
+    name: str
+    before: HookedModel
+    relearned: HookedModel
+    quantised: HookedModel
+
+
+def tampered(task: Task, *, seed: int = 0) -> Iterator[Tampered]:
+    """Make the retrained model and those of every method in their three states, one after the other.
+
+    Args:
+        task: From `make_task`.
+        seed: Of the methods and of relearning.
+    """
+    yield _states("retrained", task.retrained, task, seed)
+    for name, (method, settings) in METHODS.items():
+        made = method(task.original, task.data, seed=seed, progress=False, **settings)
+        yield _states(name, baked(task.original, made.weights), task, seed)
+
+
+def _states(name: str, model: HookedModel, task: Task, seed: int) -> Tampered:
+    learnt = train(
+        model,
+        task.data,
+        lambda current, batch: cross_entropy(forget_nll(current, batch)),
+        method="relearning",
+        seed=seed,
+        progress=False,
+        **RELEARNING,
+    )
+    return Tampered(name, model, baked(model, learnt.patch), baked(model, quantised(model, QUANTISED).weights))
