@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from hooked import HookedModel, UnlearnData, VestigeError
 from hooked.fingerprint import weights_sha256
+from probes import find_concept_vectors
 from vestige.attacks.attacked import Target
 from vestige.attacks.catalogue import chosen
 from vestige.attacks.cost import Cost, cost_of
@@ -17,6 +18,10 @@ from vestige.progress import steps
 from vestige.provenance import provenance
 from vestige.result import AuditReport
 from vestige.subjects import Source, opened, sources_of
+from vestige.words import concept_words
+
+# How many value vectors of the original an attacker may put back.
+VECTORS = 10
 
 
 def attack(
@@ -28,6 +33,7 @@ def attack(
     never: Source | None = None,
     suite: str | None = "quick",
     names: Sequence[str] = (),
+    lexicon: Sequence[str] | None = None,
     seed: int = 0,
     batch_size: int = 32,
     max_items: int = 200,
@@ -44,6 +50,7 @@ def attack(
         never: A model that was never taught the facts: the control. The retrained model stands in where it is missing.
         suite: `quick`, `standard` or `full`; None runs the named attacks alone.
         names: Further attacks, by name.
+        lexicon: Words of the concept; by default words that only the forget answers have.
         seed: Of everything that draws.
         batch_size: Rows per forward pass.
         max_items: Most items per split; more are sampled.
@@ -63,7 +70,9 @@ def attack(
     # Attacks lengthen prompts and look after the limit themselves.
     prepared, shortened = within_context(original, audit_items(data, max_items=max_items, seed=seed), max_new_tokens=1)
     before(cost_of(original, prepared, attacks, subjects=len(sources), batch_size=batch_size))
-    notes = notes_of(original, prepared, batch_size=batch_size)
+    words = concept_words(original, data, lexicon)
+    about = find_concept_vectors(original, lexicon=words, top=VECTORS, seed=seed) if words else ()
+    notes = notes_of(original, prepared, vectors=[(v.layer, v.neuron) for v in about], batch_size=batch_size)
     found: dict[str, dict[str, Outcome]] = {}
     hashes: dict[str, str | None] = {}
     for info, source in steps(sources, "attacking", show=progress, label=lambda pair: pair[0].name):
@@ -81,7 +90,7 @@ def attack(
             prepared,
             sources,
             hashes=hashes,
-            words=(),
+            words=words,
             settings={
                 "seed": seed,
                 "batch_size": batch_size,

@@ -100,8 +100,10 @@ def audit(
         )
     decoder = original.decoder.frozen()
     rows = chosen(suite, attacks)
-    notes = notes_of(original, prepared, batch_size=batch_size) if rows else None
+    notes = None
     if rows:
+        followed = [(v.layer, v.neuron) for v in vectors]
+        notes = notes_of(original, prepared, vectors=followed, batch_size=batch_size)
         before_attacks(cost_of(original, prepared, rows, subjects=len(sources), batch_size=batch_size))
     attacked: dict[str, dict[str, Outcome]] = {}
     readings: dict[str, Reading] = {}

@@ -69,9 +69,8 @@ def discrete_suffix(
         suffix = choice[torch.randint(len(choice), (n_tokens,), generator=generator)]
         best = float(_losses(model, slots, suffix[None], batch_size)[0])
         for _ in range(steps):
-            gradient = _one_hot_gradient(model, slots.filled(suffix), batch_size).masked_fill(~allowed, torch.inf)
-            named = gradient.topk(min(candidates, len(choice)), largest=False).indices
-            tried = _exchanged(suffix, named, swaps, generator)
+            gradient = _one_hot_gradient(model, slots.filled(suffix), batch_size)
+            tried = _exchanged(suffix, _named(gradient, allowed, candidates), swaps, generator)
             losses = _losses(model, slots, tried, batch_size)
             if float(losses.min()) < best:
                 best, suffix = float(losses.min()), tried[int(losses.argmin())]
@@ -90,6 +89,13 @@ def _ordinary(model: HookedModel) -> Bool[Tensor, " d_vocab"]:
     allowed[size:] = False
     allowed[[i for i in getattr(model.tokenizer, "all_special_ids", ()) if i < model.d_vocab]] = False
     return allowed
+
+
+def _named(
+    gradient: Float[Tensor, "n_tokens d_vocab"], allowed: Bool[Tensor, " d_vocab"], n: int
+) -> Int[Tensor, "n_tokens candidates"]:
+    """Return, for each place, the allowed tokens that would lower the loss most, were it linear."""
+    return gradient.masked_fill(~allowed, torch.inf).topk(min(n, int(allowed.sum())), largest=False).indices
 
 
 def _exchanged(

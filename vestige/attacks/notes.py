@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -11,12 +13,15 @@ from vestige.attacks.attacked import Notes
 from vestige.reading import last_prompt_residuals
 
 
-def notes_of(original: HookedModel, data: UnlearnData, *, batch_size: int = 32) -> Notes:
+def notes_of(
+    original: HookedModel, data: UnlearnData, *, vectors: Sequence[tuple[int, int]] = (), batch_size: int = 32
+) -> Notes:
     """Write down what attackers may know of the original model.
 
     Args:
         original: The model before unlearning.
         data: Its forget and retain items are read.
+        vectors: Value vectors that are about the concept, as (layer, neuron).
         batch_size: Rows per forward pass.
     """
     prompts = [item.prompt for item in data.forget]
@@ -26,6 +31,7 @@ def notes_of(original: HookedModel, data: UnlearnData, *, batch_size: int = 32) 
         forget=last_prompt_residuals(original, prompts, batch_size=batch_size),
         retain=last_prompt_residuals(original, retained, batch_size=batch_size) if retained else None,
         log_probs=_first_token(original, prompts, batch_size),
+        vectors={at: original.value_vectors(at[0])[at[1]].detach().float().cpu().clone() for at in vectors},
     )
 
 

@@ -39,7 +39,8 @@ def reinjection(
     Args:
         target: The subject.
         data: Its forget items are asked.
-        vectors: `(layer, neuron)` to the original's value vector, as `value_vectors_about` finds them.
+        vectors: `(layer, neuron)` to the original's value vector, as `value_vectors_about` finds them; those of the
+            notes when not given.
         into: `weights` writes every vector into the row that it came from. `stream` adds `alpha` times the mean vector
             of a block to its output from the last prompt token on, whatever the neurons do; the most leaking block and
             factor count.
@@ -54,10 +55,9 @@ def reinjection(
     Source:
         Vestige's definition; the vectors are those of Hong et al. 2024, arXiv:2406.11614.
     """
+    vectors = vectors or target.notes.vectors
     if not vectors:
-        raise VestigeError(
-            "reinjection needs vectors of the original; pass vectors=value_vectors_about(original, words)"
-        )
+        raise VestigeError("reinjection needs value vectors of the original; give words of the concept (lexicon=)")
     if into not in get_args(Into):
         raise VestigeError(f"into is 'weights' or 'stream', got {into!r}")
     if into == "weights":

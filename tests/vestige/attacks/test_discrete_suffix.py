@@ -12,7 +12,7 @@ from hooked import UnlearnData, VestigeError
 from tests.tiny import D_VOCAB, shared_model, tiny_model
 from tests.vestige.attacks.contract import AttackContract, facts
 from vestige.attacks.attacked import Attacked, Target
-from vestige.attacks.discrete_suffix import _exchanged, _one_hot_gradient, _ordinary, discrete_suffix
+from vestige.attacks.discrete_suffix import _exchanged, _named, _one_hot_gradient, _ordinary, discrete_suffix
 from vestige.attacks.notes import notes_of
 from vestige.attacks.slots import filling, mean_nlls, with_slots
 
@@ -28,14 +28,27 @@ def target() -> Target:
     return Target("original", "original", model, model, notes_of(model, facts()))
 
 
-def test_with_the_same_facts_every_round_helps_or_changes_nothing(target: Target) -> None:
-    def loss(steps: int) -> float:
-        found = discrete_suffix(target, facts(), n_tokens=3, steps=steps, place="front", learn_from="same")
-        return -float(np.log(found.scores).mean())
+def loss(target: Target, **settings: Any) -> float:
+    found = discrete_suffix(target, facts(), n_tokens=3, place="front", learn_from="same", **settings)
+    return -float(np.log(found.scores).mean())
 
-    losses = [loss(steps) for steps in (0, 1, 4)]
+
+def test_with_the_same_facts_it_learns_their_answers(target: Target) -> None:
+    assert loss(target, steps=4) < loss(target, steps=0) - 0.2
+
+
+def test_an_exchange_that_does_not_help_is_not_kept(target: Target) -> None:
+    # One exchange a round, out of all tokens: most of them do harm.
+    losses = [loss(target, steps=steps, swaps=1, candidates=99) for steps in range(6)]
     assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < losses[0] - 0.2
+    assert len(set(losses)) < len(losses)
+
+
+def test_the_tokens_that_lower_the_loss_most_are_named() -> None:
+    gradient = torch.tensor([[3.0, -9.0, -1.0, 0.0, -2.0], [0.0, -9.0, 5.0, -4.0, 1.0]])
+    allowed = torch.tensor([True, False, True, True, True])
+    assert _named(gradient, allowed, 2).tolist() == [[4, 2], [3, 0]]
+    assert _named(gradient, allowed, 9).shape == (2, 4)
 
 
 def test_the_gradient_is_that_of_a_one_hot_choice() -> None:

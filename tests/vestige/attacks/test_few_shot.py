@@ -33,6 +33,13 @@ def test_examples_are_kept_facts_without_the_answer(scored: list[tuple[str, str]
         assert not any(gives_away(text, item) for text in examples)
 
 
+def test_a_kept_fact_with_the_same_answer_is_no_example(scored: list[tuple[str, str]]) -> None:
+    forget = Item("t5 is", "t6")
+    telling, other = Item("t7 is", "t6"), Item("t8 is", "t9")
+    few_shot(tiny_target(), UnlearnData((forget,), (telling, other)), shots=2)
+    assert scored == [(f"{other.text}\n\nt5 is", "t6")]
+
+
 def test_the_seed_draws_and_every_item_draws_its_own(scored: list[tuple[str, str]]) -> None:
     for seed in (0, 0, 1):
         few_shot(tiny_target(), facts(), shots=3, seed=seed)
