@@ -24,14 +24,12 @@ class Notes:
         decoder: Final norm and unembedding, frozen.
         forget: Residual stream after each block at the last prompt token of the forget items.
         retain: The same for the retain items; None without them.
-        log_probs: Log-probabilities of the first token after each forget prompt, nats.
         vectors: Value vectors that are about the concept, by (layer, neuron).
     """
 
     decoder: Decoder
     forget: Float[np.ndarray, "n_forget n_layers d_model"]
     retain: Float[np.ndarray, "n_retain n_layers d_model"] | None
-    log_probs: Float[np.ndarray, "n_forget d_vocab"]
     vectors: Mapping[tuple[int, int], Float[Tensor, " d_model"]] = field(default_factory=dict)
 
 

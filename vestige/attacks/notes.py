@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
-from jaxtyping import Float
-
 from hooked import HookedModel, UnlearnData
 from vestige.attacks.attacked import Notes
 from vestige.reading import last_prompt_residuals
@@ -30,16 +26,5 @@ def notes_of(
         decoder=original.decoder.frozen(),
         forget=last_prompt_residuals(original, prompts, batch_size=batch_size),
         retain=last_prompt_residuals(original, retained, batch_size=batch_size) if retained else None,
-        log_probs=_first_token(original, prompts, batch_size),
         vectors={at: original.value_vectors(at[0])[at[1]].detach().float().cpu().clone() for at in vectors},
     )
-
-
-@torch.no_grad()
-def _first_token(original: HookedModel, prompts: list[str], batch_size: int) -> Float[np.ndarray, "n d_vocab"]:
-    parts = []
-    for start in range(0, len(prompts), batch_size):
-        batch = original.tokenize(prompts[start : start + batch_size], padding_side="left")
-        parts.append(original.logits(batch)[:, -1].float().log_softmax(-1).cpu())
-    found: Float[np.ndarray, "n d_vocab"] = torch.cat(parts).numpy()
-    return found

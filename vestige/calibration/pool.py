@@ -23,7 +23,7 @@ from interventions.training import idk_finetune, npo
 from interventions.training.descent import forget_nll, retain_nll
 from interventions.training.losses import cross_entropy
 from interventions.training.train import train
-from vestige.attacks.quantisation import quantised
+from vestige.attacks.weights.quantisation import quantised
 from vestige.calibration.bases import Base
 from vestige.organism.documents import about
 from vestige.organism.rows import fact_rows, skill_rows

@@ -12,7 +12,7 @@ from interventions.training import gradient_difference, npo, rmu, simnpo, undial
 from interventions.training.descent import forget_nll
 from interventions.training.losses import cross_entropy
 from interventions.training.train import train
-from vestige.attacks.quantisation import Kind, quantised
+from vestige.attacks.weights.quantisation import Kind, quantised
 from vestige.calibration.pool import Task, baked
 
 METHODS: Mapping[str, tuple[Callable[..., Intervention], Mapping[str, Any]]] = {

@@ -1,0 +1,1 @@
+"""Reading the answer off other decodings of the same model."""

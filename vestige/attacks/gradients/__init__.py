@@ -1,0 +1,1 @@
+"""Optimising what goes in, by gradients."""
