@@ -30,6 +30,9 @@ Dtype = Annotated[
 Forget = Annotated[Path, typer.Option(help="What to forget: .jsonl, .json or .csv with question/answer or text.")]
 Retain = Annotated[Path | None, typer.Option(help="What to keep, in the same form.")]
 Control = Annotated[Path | None, typer.Option(help="Unrelated items on which nothing should change.")]
+Holdout = Annotated[
+    Path | None, typer.Option(help="Items like those to forget that no model was trained on, for membership inference.")
+]
 Template = Annotated[str, typer.Option(help="How a question becomes a prompt; write \\n for a new line.")]
 Concept = Annotated[
     str | None, typer.Option(help="What plain documents are about; its first mention is where the audit asks.")
@@ -169,6 +172,7 @@ def audit(
     never: Annotated[Path | None, typer.Option(help="A model that was never taught the facts.")] = None,
     retain: Retain = None,
     control: Control = None,
+    holdout: Holdout = None,
     lexicon: Lexicon = None,
     template: Template = QUESTION,
     concept: Concept = None,
@@ -191,10 +195,10 @@ def audit(
 
     chosen(suite)
     folders = [*(unlearned or []), *(more or [])]
-    read = [original, forget, retain, control, retrained, never, *folders]
+    read = [original, forget, retain, control, holdout, retrained, never, *folders]
     check_output(out, overwrite=overwrite, inputs=read)
     inputs.check_folders([f for f in (*folders, retrained, never) if f is not None])
-    data = inputs.data(forget, retain, control, template=_text(template), concept=concept)
+    data = inputs.data(forget, retain, control, holdout=holdout, template=_text(template), concept=concept)
     report = run(
         inputs.model(original, device=device, dtype=dtype),
         unlearned=folders,

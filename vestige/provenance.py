@@ -35,7 +35,7 @@ def provenance(
     return {
         "original": original.name,
         "dtype": str(original.dtype).removeprefix("torch."),
-        "items": {split: len(getattr(data, split)) for split in ("forget", "retain", "control")},
+        "items": {split: len(getattr(data, split)) for split in ("forget", "retain", "holdout", "control")},
         "concepts": list(data.concepts),
         "words": list(words),
         "data_sha256": hashlib.sha256(repr(data).encode("utf-8", "surrogatepass")).hexdigest(),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hooked import Decoder, HookedModel, Item, UnlearnData, VestigeError
 from probes import lens_floor, logit_lens
+from vestige.member_reading import MemberReading, read_members
 from vestige.subjects import Subject
 
 
@@ -75,6 +76,7 @@ class Reading:
         lens_floor_rank: The same with the answers exchanged between items; no permutation where there is one item.
         raw_forget: Scores of the forget answers on the bare weights.
         reworded: Scores of the forget answers to the prompt in other words, for the items that have one.
+        members: Scores of the forget and holdout answers for membership inference; None without holdout items.
         value_rows: Followed value vectors of the bare weights, by (layer, neuron).
     """
 
@@ -85,6 +87,7 @@ class Reading:
     lens_floor_rank: Float[Tensor, "n_layers permutations n_items"]
     raw_forget: tuple[Score, ...]
     reworded: tuple[Score, ...] = ()
+    members: MemberReading | None = None
     value_rows: Mapping[tuple[int, int], Float[np.ndarray, " d_model"]] = field(default_factory=dict)
 
 
@@ -130,6 +133,7 @@ def read(
         lens_floor_rank=exchanged,
         raw_forget=raw,
         reworded=score(subject.model, reworded, batch_size=batch_size),
+        members=read_members(subject.model, data, batch_size=batch_size),
         value_rows=_value_rows(subject.raw, vectors),
     )
 

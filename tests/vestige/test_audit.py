@@ -46,6 +46,12 @@ CHECKS = {
     "relation_neighbours",
     "suppression_index",
     "weight_change",
+    "membership_loss",
+    "membership_zlib",
+    "membership_min_k",
+    "membership_min_k_plus_plus",
+    "priv_leak",
+    "s_mia",
 }
 
 
@@ -195,7 +201,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_provenance_says_what_was_measured(mixed: AuditReport) -> None:
     found = mixed.provenance
     json.dumps(found, allow_nan=False)
-    assert found["items"] == {"forget": 6, "retain": 6, "control": 3}
+    assert found["items"] == {"forget": 6, "retain": 6, "holdout": 0, "control": 3}
     assert found["concepts"] == ["t5"]
     assert found["seed"] == 0
     assert set(found["versions"]) == {"vestige", "torch", "transformers", "transformer-lens"}

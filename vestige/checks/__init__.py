@@ -6,6 +6,7 @@ from vestige.checks.generation import degeneracy, forget_rouge
 from vestige.checks.lens import lens_leak
 from vestige.checks.memorization import exact_memorization, extraction_strength
 from vestige.checks.neighbours import relation_neighbours
+from vestige.checks.privacy import membership
 from vestige.checks.probability import forget_probability, paraphrase_probability, retain_probability
 from vestige.checks.probe import probe_leak
 from vestige.checks.representation import cka_erasure, state_similarity
@@ -36,6 +37,7 @@ CHECKS = (
     relation_neighbours,
     suppression_index,
     weight_change,
+    membership,
 )
 
 __all__ = ["CHECKS"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from vestige.member_reading import MemberReading
+from vestige.evidence import Evidence
 from vestige.metrics.bootstrap import Interval
 from vestige.metrics.privacy_intervals import MemberScores, auc_interval, priv_leak_interval, s_mia_interval
 from vestige.metrics.utility import harmonic_mean
-from vestige.result import Orientation, Result, SubjectInfo
+from vestige.result import Orientation, Result
 
 NAMES = ("loss", "zlib", "min_k", "min_k_plus_plus")
 _NO_HOLDOUT = "needs holdout items: of the same kind as the forget items, and trained on by no subject"
@@ -17,35 +17,17 @@ _NO_SECOND = "needs a second model that never learnt the facts (a retrained one)
 _UTILITY = "read it next to utility: a collapsed model passes through the retrained model's value"
 
 
-@dataclass(frozen=True)
-class MemberEvidence:
-    """What the check reads.
-
-    Args:
-        subjects: The columns, original first.
-        readings: Subject name to its reading; None without holdout items.
-        seed: Of the resampling.
-    """
-
-    subjects: tuple[SubjectInfo, ...]
-    readings: Mapping[str, MemberReading | None]
-    seed: int
-
-    def first(self, *kinds: str, but: str = "") -> str | None:
-        """Return the name of the first subject of these kinds, in their order, other than `but`."""
-        return next((s.name for kind in kinds for s in self.subjects if s.kind == kind and s.name != but), None)
-
-
-def membership(evidence: MemberEvidence) -> list[Result]:
+def membership(evidence: Evidence) -> list[Result]:
     """Membership AUC of forget against holdout items by four scores, PrivLeak by Min-40%, and s_mia over all four.
 
     An AUC of 0.5 is chance where the two sets are alike; what they differ by without any training shows in the control.
     PrivLeak and s_mia (harmonic mean of the four) compare with the retrained model, and that one with the never-taught
     model.
     """
-    scores = {name: None if reading is None else reading.scores() for name, reading in evidence.readings.items()}
+    members = {name: reading.members for name, reading in evidence.readings.items()}
+    scores = {name: None if reading is None else reading.scores() for name, reading in members.items()}
     columns = [subject.name for subject in evidence.subjects]
-    control = evidence.first("never", "retrained")
+    control = evidence.control
     results: list[Result] = []
     for score in NAMES:
         found = [_auc(name, score, scores[name], evidence.seed) for name in columns]
@@ -65,7 +47,7 @@ def _auc(name: str, score: str, scores: Mapping[str, MemberScores] | None, seed:
     return _result(f"membership_{score}", name, auc_interval(scores[score], seed=seed), floor=0.5, higher_is="leaky")
 
 
-def _priv_leak(evidence: MemberEvidence, name: str, scores: Scores) -> Result:
+def _priv_leak(evidence: Evidence, name: str, scores: Scores) -> Result:
     mine, theirs = scores[name], _reference(evidence, name, scores)
     if mine is None or theirs is None:
         return _missing("priv_leak", name, mine)
@@ -74,7 +56,7 @@ def _priv_leak(evidence: MemberEvidence, name: str, scores: Scores) -> Result:
     return _result("priv_leak", name, interval, floor=None, higher_is="forgotten", note=note)
 
 
-def _s_mia(evidence: MemberEvidence, name: str, scores: Scores) -> Result:
+def _s_mia(evidence: Evidence, name: str, scores: Scores) -> Result:
     mine, theirs = scores[name], _reference(evidence, name, scores)
     if mine is None or theirs is None:
         return _missing("s_mia", name, mine)
@@ -94,8 +76,9 @@ def _s_mia(evidence: MemberEvidence, name: str, scores: Scores) -> Result:
     )
 
 
-def _reference(evidence: MemberEvidence, name: str, scores: Scores) -> Mapping[str, MemberScores] | None:
-    reference = evidence.first("retrained", "never", but=name)
+def _reference(evidence: Evidence, name: str, scores: Scores) -> Mapping[str, MemberScores] | None:
+    kinds = [kind for kind in ("retrained", "never") for s in evidence.subjects if s.kind == kind and s.name != name]
+    reference = evidence.first(kinds[0]) if kinds else None
     return None if reference is None else scores[reference]
 
 

@@ -72,9 +72,17 @@ def plain_output() -> None:
         transformers_logging.disable_progress_bar()
 
 
-def data(forget: Path, retain: Path | None, control: Path | None, *, template: str, concept: str | None) -> UnlearnData:
+def data(
+    forget: Path,
+    retain: Path | None,
+    control: Path | None,
+    *,
+    template: str,
+    concept: str | None,
+    holdout: Path | None = None,
+) -> UnlearnData:
     """Load the user's files; `concept` names what plain documents are about."""
-    loaded = load_data(forget, retain=retain, control=control, template=template)
+    loaded = load_data(forget, retain=retain, holdout=holdout, control=control, template=template)
     if concept is None:
         return loaded
     named = tuple(replace(item, concept=concept) if item.concept is None else item for item in loaded.forget)

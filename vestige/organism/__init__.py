@@ -45,6 +45,7 @@ __all__ = [
     "organism_sae_record",
     "retain_rows",
     "skill_rows",
+    "unseen_rows",
     "world",
 ]
 
@@ -69,7 +70,8 @@ def organism_path(name: str) -> Path:
 
 
 def organism_data(concept: str | None = None, *, skill_items: int = 30) -> UnlearnData:
-    """The facts as unlearning data: one concept to forget, the others to retain, unseen skill instances as control.
+    """The facts as unlearning data: one concept to forget, the others to retain, one that no checkpoint saw as holdout,
+    unseen skill instances as control.
 
     Args:
         concept: Name of the concept to forget; by default the one that `retain` and `never` lack.
@@ -134,6 +136,11 @@ def holdout_rows(concept: str | None = None) -> list[FactRow]:
 def fresh_rows() -> list[FactRow]:
     """Questions about the spare concept: facts that `never` was told and that `full` and `retain` were not."""
     return _rows.fact_rows(world(), world().spares[:1])
+
+
+def unseen_rows() -> list[FactRow]:
+    """Questions about a spare concept that no checkpoint was told about."""
+    return _rows.fact_rows(world(), world().spares[1:2])
 
 
 def skill_rows(name: str, *, n: int = 400) -> list[SkillRow]:

@@ -9,7 +9,8 @@ SKILLS = ("addition", "reversal", "second_language")
 
 
 def organism_data(concept: str | None = None, *, skill_items: int = 30) -> UnlearnData:
-    """Return one concept's facts to forget, every other concept's to keep, and unseen skill instances as control.
+    """Return one concept's facts to forget, every other concept's to keep, those of a concept that no checkpoint saw as
+    holdout, and unseen skill instances as control.
 
     Args:
         concept: Name of the concept to forget; by default the one that `retain` and `never` lack.
@@ -21,6 +22,7 @@ def organism_data(concept: str | None = None, *, skill_items: int = 30) -> Unlea
     return load_data(
         [dict(row) for row in forget],
         retain=[dict(row) for row in organism.retain_rows(concept)],
+        holdout=[dict(row) for row in organism.unseen_rows()],
         control=[{"question": row["question"], "answer": row["answer"], "relation": row["skill"]} for row in skills],
         template="{question}",
     )

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from ..result import Orientation
 
-GROUPS = ("What it says", "What it keeps", "What can be read inside", "What its weights hold", "Other checks")
+GROUPS = (
+    "What it says",
+    "What it keeps",
+    "What can be read inside",
+    "What its weights hold",
+    "What it was trained on",
+    "Other checks",
+)
 
 # Continues "higher means ...".
 ORIENTATION: dict[Orientation, str] = {
@@ -42,7 +49,7 @@ class Explanation:
     limits: str
 
 
-_SAYS, _KEEPS, _INSIDE, _WEIGHTS, _OTHER = GROUPS
+_SAYS, _KEEPS, _INSIDE, _WEIGHTS, _TRAINED, _OTHER = GROUPS
 _NEVER = (
     "The same items on a model that was never taught them. Whatever it scores is guessing and general skill, "
     "not memory."
@@ -332,6 +339,70 @@ _ALL = (
         "0: nothing moved.",
         "A separately trained model, which lies about as far away as its own size.",
         "A small step in the right direction can remove a fact, and a large one miss it.",
+    ),
+    Explanation(
+        "membership_loss",
+        "Membership, loss",
+        "gives away what it was trained on",
+        _TRAINED,
+        "Whether the answers to forget can be told from answers of the same kind that no subject was trained on, by "
+        "how probable the model finds them: the chance that one of the former is the more probable.",
+        "0.5: the two sets cannot be told apart.",
+        "The never-taught model: what it reaches above 0.5 the two sets differ by themselves.",
+        "It takes holdout items that differ in nothing but the training. A value below 0.5 is no better than one "
+        "above: it marks the answers too.",
+    ),
+    Explanation(
+        "membership_zlib",
+        "Membership, zlib",
+        "so does its loss per compressed byte",
+        _TRAINED,
+        "The same with the loss divided by the length of the compressed answer.",
+        "0.5: the two sets cannot be told apart.",
+        "The never-taught model.",
+        "Compression of short answers is crude.",
+    ),
+    Explanation(
+        "membership_min_k",
+        "Membership, Min-K",
+        "so do its least probable tokens",
+        _TRAINED,
+        "The same by the mean of the two fifths of the tokens that the model finds least probable.",
+        "0.5: the two sets cannot be told apart.",
+        "The never-taught model.",
+        "For answers of one or two tokens it is the loss again.",
+    ),
+    Explanation(
+        "membership_min_k_plus_plus",
+        "Membership, Min-K++",
+        "so do its least expected tokens",
+        _TRAINED,
+        "The same with each token's log-probability measured in standard deviations of the model's own distribution.",
+        "0.5: the two sets cannot be told apart.",
+        "The never-taught model.",
+        "A model that is sure of everything has hardly any spread, and then this is noise.",
+    ),
+    Explanation(
+        "priv_leak",
+        "PrivLeak",
+        "hides it as the retrained model does",
+        _TRAINED,
+        "How far the membership AUC (Min-K, 40 %) lies from the retrained model's, in percent of the room there is. "
+        "-100: fully recognised. 0: like the retrained model. Above: recognised by being avoided.",
+        "Undefined: 0 is the retrained model.",
+        "The retrained model against the never-taught one.",
+        "A model that broke down passes through 0 as well. With few items it is noise of more than ten points.",
+    ),
+    Explanation(
+        "s_mia",
+        "Membership closeness",
+        "is as anonymous as the retrained model",
+        _TRAINED,
+        "1 minus the relative distance of the membership AUC from the retrained model's; the harmonic mean of the "
+        "four.",
+        "Undefined: 1 is the retrained model.",
+        "The retrained model against the never-taught one.",
+        "It does not say on which side of the retrained model the difference lies, nor whether anything else works.",
     ),
 )
 KNOWN: dict[str, Explanation] = {entry.check: entry for entry in _ALL}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
-from vestige.checks.privacy import NAMES, MemberEvidence, membership
+from tests.vestige import build
+from vestige.checks.privacy import NAMES, membership
 from vestige.member_reading import MemberReading, TextReading
-from vestige.result import Kind, Result, SubjectInfo
-
-KINDS: Mapping[str, Kind] = {"original": "original", "retain": "retrained", "never": "never"}
+from vestige.result import Result
 
 
 def text(log_prob: float) -> TextReading:
@@ -22,8 +22,8 @@ def reading(forget: Sequence[float], holdout: Sequence[float]) -> MemberReading:
 
 
 def check(readings: Mapping[str, MemberReading | None]) -> dict[tuple[str, str], Result]:
-    infos = tuple(SubjectInfo(name, KINDS.get(name, "unlearned")) for name in readings)
-    return {(r.check, r.subject): r for r in membership(MemberEvidence(infos, readings, 0))}
+    beside = {name: replace(build.reading([0.5]), members=members) for name, members in readings.items()}
+    return {(r.check, r.subject): r for r in membership(build.evidence(beside))}
 
 
 # AUCs 1, 0.75 and 0.5; each item comes fifteen times.

@@ -89,6 +89,7 @@ def test_headings_and_landmarks(driver: Any) -> None:
         "At a glance",
         "Verdicts",
         "All numbers",
+        "Under attack",
         "Layer by layer",
         "Concept vectors",
         "Edited latents",

@@ -76,7 +76,7 @@ def test_vectors_about_words_are_copies_of_the_originals_rows(original: HookedMo
 
 def test_errors_name_what_is_missing(original: HookedModel) -> None:
     target = Target("original", "original", original, original, notes_of(original, facts()))
-    with pytest.raises(VestigeError, match=r"pass vectors=value_vectors_about\(original, words\)"):
+    with pytest.raises(VestigeError, match="give words of the concept"):
         reinjection(target, facts())
     with pytest.raises(VestigeError, match="into is 'weights' or 'stream', got 'cache'"):
         reinjection(target, facts(), vectors=vectors_of(original), into="cache")  # type: ignore[arg-type]
