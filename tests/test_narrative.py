@@ -42,7 +42,7 @@ def run(code: str, folder: Path) -> None:
 @pytest.mark.timeout(900)
 def test_the_readme_examples_run_in_an_empty_folder(tmp_path: Path) -> None:
     found = blocks("README.md")
-    assert len(found) == 4
+    assert len(found) == 5
     run("\n".join(found), tmp_path)
     assert (tmp_path / "my-report" / "report.html").is_file()
     assert (tmp_path / "acts" / "manifest.json").is_file()
@@ -71,6 +71,14 @@ def test_the_guide_to_unlearning_runs_in_an_empty_folder(tmp_path: Path) -> None
     run("\n".join(found), tmp_path)
     assert (tmp_path / "npo" / "intervention.json").is_file()
     assert (tmp_path / "npo-model" / "config.json").is_file()
+
+
+@pytest.mark.timeout(900)
+def test_the_guide_to_attacks_runs_in_an_empty_folder(tmp_path: Path) -> None:
+    found = blocks("docs/attacks.md")
+    assert len(found) == 1
+    run(found[0], tmp_path)
+    assert (tmp_path / "attacked" / "report.html").is_file()
 
 
 @pytest.mark.timeout(900)

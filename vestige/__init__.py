@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vestige.attacking import attack
     from vestige.auditing import audit
-    from vestige.result import AuditReport, ConceptVectorRow, GenerationRow, Result, SubjectInfo
+    from vestige.result import AttackResult, AuditReport, ConceptVectorRow, GenerationRow, Result, SubjectInfo
 
 _HOMES = {
+    "attack": "vestige.attacking",
     "audit": "vestige.auditing",
+    "AttackResult": "vestige.result",
     "AuditReport": "vestige.result",
     "ConceptVectorRow": "vestige.result",
     "GenerationRow": "vestige.result",
@@ -17,12 +20,21 @@ _HOMES = {
     "SubjectInfo": "vestige.result",
 }
 
-__all__ = ["AuditReport", "ConceptVectorRow", "GenerationRow", "Result", "SubjectInfo", "audit"]
+__all__ = [
+    "AttackResult",
+    "AuditReport",
+    "ConceptVectorRow",
+    "GenerationRow",
+    "Result",
+    "SubjectInfo",
+    "attack",
+    "audit",
+]
 
 
 def __getattr__(name: str) -> Any:
-    # The command line has to answer --help without paying for torch, so the audit is imported on first use. Its module
-    # has another name than its function, or importing the one would hide the other.
+    # The command line has to answer --help without paying for torch, so functions are imported on first use. Their
+    # modules have other names than they, or importing the one would hide the other.
     if name in _HOMES:
         from importlib import import_module
 

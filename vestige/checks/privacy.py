@@ -34,7 +34,9 @@ def membership(evidence: Evidence) -> list[Result]:
         beside = next((result.estimate for result in found if result.subject == control), None)
         results += [replace(result, control=beside) for result in found]
     for compare in (_priv_leak, _s_mia):
-        results += [compare(evidence, name, scores) for name in columns]
+        found = [compare(evidence, name, scores) for name in columns]
+        beside = next((result.estimate for result in found if result.subject == control), None)
+        results += [replace(result, control=beside) for result in found]
     return results
 
 
