@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from hooked import VestigeError
 from hooked.store.lock import NAME as LOCK
@@ -123,8 +123,11 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray[Any, Any]], said:
     shapes = {name: [array.dtype.str, list(array.shape)] for name, array in sorted(arrays.items())}
     digest = digest_of({"said": said, "shapes": shapes})
     scratch = path.parent / f".{path.name}.part"
-    save_file(arrays, scratch, metadata={"vestige": json.dumps({**said, "digest": digest}, sort_keys=True)})
-    with scratch.open("rb") as file:
+    # Written here: safetensors' own writer leaves a file of another name behind where it is killed.
+    data = save(arrays, metadata={"vestige": json.dumps({**said, "digest": digest}, sort_keys=True)})
+    with scratch.open("wb") as file:
+        file.write(data)
+        file.flush()
         # On disk before it has its name: a name must never stand for a file whose pages were lost with the power.
         os.fsync(file.fileno())
     os.replace(scratch, path)
