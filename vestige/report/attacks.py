@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..attacks.catalogue import ATTACKS
 from ..result import AttackResult, AuditReport
 from .layers import STEPS
-from .text import interval, number
+from .text import number
 
 WIDTH, HEIGHT = 320, 120
 
@@ -124,14 +124,25 @@ def _cell(result: AttackResult | None) -> AttackCell:
             "", "", "", None, "not run: " + (result.note if result and result.note else "no reason given")
         )
     step = None if result.gap is None else round(min(1.0, max(0.0, result.gap)) * (STEPS - 1))
-    return AttackCell(number(result.estimate), number(result.gap), interval(result.gap_low, result.gap_high), step)
+    return AttackCell(number(result.estimate), _gap(result.gap), _between(result), step)
 
 
 def _worst(subject: str, results: Sequence[AttackResult]) -> Worst | None:
     found = worst_of(results)
     if found is None:
         return None
-    return Worst(subject, found.attack, number(found.gap), interval(found.gap_low, found.gap_high), found.uses_target)
+    return Worst(subject, found.attack, _gap(found.gap), _between(found), found.uses_target)
+
+
+def _gap(value: float | None) -> str:
+    """Format a share with two places: further ones are noise of which items were asked."""
+    return "–" if value is None else f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
+def _between(result: AttackResult) -> str:
+    if result.gap_low is None or result.gap_high is None:
+        return ""
+    return f"[{_gap(result.gap_low)}, {_gap(result.gap_high)}]"
 
 
 def _chart(name: str, results: Sequence[AttackResult | None]) -> Chart | None:

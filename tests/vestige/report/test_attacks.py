@@ -65,3 +65,11 @@ def test_numbers_that_are_not_finite_are_said() -> None:
     assert first.estimate is None
     assert first.gap is None
     assert "estimate was not finite" in first.note
+
+
+def test_shares_have_two_places_and_no_negative_zero() -> None:
+    report = sample_report()
+    first = replace(report.attacks[0], gap=-0.0004, gap_low=-0.131, gap_high=0.00007)
+    found = build_attacks(replace(report, attacks=(first, *report.attacks[1:])))
+    assert found is not None
+    assert (found.rows[0].cells[0].gap, found.rows[0].cells[0].interval) == ("0.00", "[−0.13, 0.00]")
