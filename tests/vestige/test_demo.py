@@ -57,7 +57,7 @@ def report(request: pytest.FixtureRequest, folder: Path) -> AuditReport:
     """The demo of three seeds, the first through the command line; the others are slow because each is a demo."""
     if request.param == 0:
         return from_json(json.loads((folder / "report.json").read_text()))
-    return demo(seed=request.param, max_items=120)
+    return demo(seed=request.param)
 
 
 def value(report: AuditReport, check: str, subject: str) -> float:
@@ -135,7 +135,7 @@ def test_the_lens_and_the_probe_see_what_the_original_knows(report: AuditReport)
     rising = report.result("lens_leak", "original").per_layer or ()
     assert rising[0] < rising[1] < rising[2]
     note = report.result("probe_leak", "original").note
-    assert 0.3 < float(note.split("with shuffled answers ")[1][:4]) < 0.7
+    assert 0.4 < float(note.split("with shuffled answers ")[1][:4]) < 0.6
 
 
 def test_every_number_comes_with_its_control(report: AuditReport) -> None:

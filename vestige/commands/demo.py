@@ -38,14 +38,8 @@ def run(*, out: Path, overwrite: bool, seed: int, device: str | None, quiet: boo
     return report
 
 
-def demo(*, seed: int = 0, device: str | None = None, max_items: int = 200, progress: bool = False) -> AuditReport:
+def demo(*, seed: int = 0, device: str | None = None, progress: bool = False) -> AuditReport:
     """Unlearn one concept of the organism five ways, and audit the results against `retain` and `never`.
-
-    Args:
-        seed: Of everything that draws.
-        device: Where the model runs.
-        max_items: Most items per split that the audit asks.
-        progress: Show progress bars.
 
     Raises:
         VestigeError: The built-in checkpoints are missing, or the device does not exist.
@@ -69,6 +63,5 @@ def demo(*, seed: int = 0, device: str | None = None, max_items: int = 200, prog
         never=never,
         lexicon=words,
         seed=seed,
-        max_items=max_items,
         progress=progress,
     )

@@ -30,10 +30,10 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 @pytest.mark.slow
-def test_peak_memory_is_the_same_for_four_times_the_corpus(tmp_path: Path) -> None:
+def test_peak_memory_is_the_same_for_ten_times_the_corpus(tmp_path: Path) -> None:
     # Long enough that the ring and the window of documents are full in both.
     peaks = []
-    for number in (1000, 4000):
+    for number in (1000, 6000):
         done = subprocess.run(
             [sys.executable, "-c", CODE, str(tmp_path / str(number)), str(number)],
             capture_output=True,
@@ -41,7 +41,7 @@ def test_peak_memory_is_the_same_for_four_times_the_corpus(tmp_path: Path) -> No
             check=True,
         )
         peaks.append(int(done.stdout))
-    more = 3000 * 64 * 32 * 4 / 1024
+    more = 5000 * 64 * 32 * 4 / 1024
     assert peaks[1] - peaks[0] < 0.2 * more
 
 

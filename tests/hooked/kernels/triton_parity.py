@@ -40,14 +40,8 @@ def same(one: Tensor, other: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("format", ["float32", "bfloat16", "float16", "int8", "float8_e4m3"])
-# Every width in one dtype, and every dtype at one width: the kernel reads a dtype and then works in float32.
-@pytest.mark.parametrize(
-    ("d", "group", "dtype"),
-    [
-        *((d, group, DTYPES[0]) for d, group in ((1, None), (37, 8), (7, 20), (300, 64))),
-        *((37, 8, dtype) for dtype in DTYPES[1:]),
-    ],
-)
+@pytest.mark.parametrize(("d", "group"), [(1, None), (37, 8), (7, 20), (300, 64)])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_packing_and_unpacking(
     format: str, d: int, group: int | None, dtype: torch.dtype, rng: torch.Generator
 ) -> None:

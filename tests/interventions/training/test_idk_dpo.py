@@ -61,6 +61,7 @@ def test_the_refusal_is_said_and_the_answer_let_go(seed: int, knowing: HookedMod
             assert said.count(REFUSALS[0]) >= 5
             assert probability(view, task.forget) < 0.2
             kept.append(probability(view, task.retain))
+    assert kept[1] > 0.9
     # The retain term mends nine tenths of what is lost without it.
     assert 1 - kept[1] < 0.1 * (1 - kept[0])
 

@@ -122,7 +122,7 @@ def test_prompt_and_padding_are_left_out(rng: torch.Generator) -> None:
 def test_the_runner_up_is_said_and_auto_reaches_what_a_fixed_beta_leaves(
     seed: int, knowing: HookedModel, task: UnlearnData
 ) -> None:
-    same: dict[str, Any] = {"lr": 3e-3, "epochs": 15, "batch_size": 3, "seed": seed}
+    same: dict[str, Any] = {"lr": 2e-3, "epochs": 20, "batch_size": 3, "seed": seed}
     with pytest.warns(UserWarning, match=r"undial with beta=4 leaves \d+ of \d+ answer tokens on top.*beta='auto'"):
         weak = undial(knowing, task, beta=4.0, **same)
     enough = undial(knowing, task, beta="auto", **same)
@@ -130,8 +130,9 @@ def test_the_runner_up_is_said_and_auto_reaches_what_a_fixed_beta_leaves(
     with weak.applied(knowing) as view:
         survived = probability(view, task.forget)
     with enough.applied(knowing) as view:
-        assert probability(view, task.forget) < 0.15 < survived
+        assert probability(view, task.forget) < 0.1 < survived
         kept = probability(view, task.retain)
+        assert kept > 0.9
         batch = view.tokenize([i.prompt for i in task.forget], answers=[i.answer for i in task.forget])
         with torch.no_grad():
             chosen, answers = answer_logits(view.logits(batch), batch.ids, batch.answer)
