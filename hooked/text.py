@@ -45,16 +45,13 @@ def tokenize(
     prepend_bos: bool,
 ) -> TokenBatch:
     """Turn text into ids with their masks; `HookedModel.tokenize` documents it."""
-    if tokenizer is None:
-        raise VestigeError("this HookedModel has no tokenizer, so it takes token ids only; pass tokenizer= to use text")
     texts = _texts(prompts, "a prompt")
     if not texts:
         raise VestigeError("no prompt was given")
     replies = [""] * len(texts) if answers is None else _texts(answers, "an answer")
     if len(replies) != len(texts):
         raise VestigeError(f"{len(texts)} prompts but {len(replies)} answers")
-    pairs = zip(texts, replies, strict=True)
-    rows = [encode(tokenizer, text, reply, prepend_bos=prepend_bos) for text, reply in pairs]
+    rows = encode(tokenizer, texts, replies, prepend_bos=prepend_bos)
     pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     return pad_rows([r for r, _ in rows], [f for _, f in rows], pad=pad, padding_side=padding_side)
 
@@ -67,37 +64,54 @@ def join(prompt: str, answer: str) -> str:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str = "", *, prepend_bos: bool
-) -> tuple[list[int], list[bool]]:
-    """Tokenise one prompt and answer together and say which tokens are the answer's.
+    tokenizer: PreTrainedTokenizerBase | None, prompts: Sequence[str], answers: Sequence[str], *, prepend_bos: bool
+) -> list[tuple[list[int], list[bool]]]:
+    """Tokenise prompts with their answers and say which tokens are the answers'.
 
     Both are tokenised as one text, as the model saw them in training, and the boundary comes from character offsets: a
     token that carries any character of the answer counts as answer. Exactly one BOS is prepended if asked for and if
     the tokenizer has one.
 
+    Args:
+        tokenizer: Fast or slow.
+        prompts: One per row.
+        answers: One per prompt; an empty one has no tokens.
+        prepend_bos: Whether rows begin with BOS.
+
     Raises:
-        VestigeError: The text gives no token, or the answer gives none.
+        VestigeError: No tokenizer, a text that gives no token, or an answer that gives none.
     """
-    text = join(prompt, answer)
-    start = len(text) - len(answer.lstrip()) if answer else len(text)
+    if tokenizer is None:
+        raise VestigeError("this HookedModel has no tokenizer, so it takes token ids only; pass tokenizer= to use text")
+    texts = [join(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    # Without an answer, its length is 0.
+    starts = [len(text) - len(answer.lstrip()) for text, answer in zip(texts, answers, strict=True)]
     if tokenizer.is_fast:
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids = list(encoded["input_ids"])
-        flags = [end > start for _, end in encoded["offset_mapping"]]
+        # One call for all: a call costs far more than a text.
+        encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        found = zip(encoded["input_ids"], encoded["offset_mapping"], starts, strict=True)
+        rows = [(list(ids), [end > start for _, end in offsets]) for ids, offsets, start in found]
     else:
-        # Without offsets, the answer begins where the tokens stop being those of the prompt alone.
-        ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        head = list(tokenizer(text[:start].rstrip(), add_special_tokens=False, verbose=False)["input_ids"])
-        same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(ids, head, strict=False))))
-        flags = [bool(answer) and i >= same for i in range(len(ids))]
+        rows = [_without_offsets(tokenizer, *each) for each in zip(texts, starts, map(bool, answers), strict=True)]
     bos = tokenizer.bos_token_id
-    if bos is not None and prepend_bos and ids[:1] != [bos]:
-        ids, flags = [bos, *ids], [False, *flags]
-    if not ids:
-        raise VestigeError(f"the tokenizer gives no token for {text!r}")
-    if answer and not any(flags):
-        raise VestigeError(f"the tokenizer gives no token for the answer {answer!r}")
-    return ids, flags
+    if bos is not None and prepend_bos:
+        rows = [(ids, flags) if ids[:1] == [bos] else ([bos, *ids], [False, *flags]) for ids, flags in rows]
+    for text, answer, (ids, flags) in zip(texts, answers, rows, strict=True):
+        if not ids:
+            raise VestigeError(f"the tokenizer gives no token for {text!r}")
+        if answer and not any(flags):
+            raise VestigeError(f"the tokenizer gives no token for the answer {answer!r}")
+    return rows
+
+
+def _without_offsets(
+    tokenizer: PreTrainedTokenizerBase, text: str, start: int, answered: bool
+) -> tuple[list[int], list[bool]]:
+    """Let the answer begin where the tokens stop being those of the prompt alone."""
+    ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    head = list(tokenizer(text[:start].rstrip(), add_special_tokens=False, verbose=False)["input_ids"])
+    same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(ids, head, strict=False))))
+    return ids, [answered and i >= same for i in range(len(ids))]
 
 
 def _texts(given: Any, what: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked import Decoder, HookedModel, Item, UnlearnData, VestigeError
+from hooked.text import encode
+from hooked.tokens import pad_rows
 from probes import lens_floor, logit_lens
 from vestige.member_reading import MemberReading, read_members
 from vestige.subjects import Subject
@@ -152,20 +154,18 @@ def _value_rows(
 @torch.no_grad()
 def read_split(model: HookedModel, items: Sequence[Item], *, batch_size: int, max_new_tokens: int) -> SplitReading:
     """Score, continue and look inside, for every item of one split."""
-    answers = score(model, [(i.prompt, i.answer) for i in items], batch_size=batch_size)
-    pairs = [(i.prompt, wrong) for i in items for wrong in i.perturbed_answers]
+    # All at once: the answers to one prompt share its pass.
+    groups = [(i.answer, i.paraphrased_answer or i.answer, *i.perturbed_answers) for i in items]
+    pairs = [(i.prompt, answer) for i, group in zip(items, groups, strict=True) for answer in group]
     flat = iter(score(model, pairs, batch_size=batch_size))
-    wrong = tuple(tuple(next(flat) for _ in i.perturbed_answers) for i in items)
-    reworded = [(i.prompt, i.paraphrased_answer) for i in items if i.paraphrased_answer]
-    again = iter(score(model, reworded, batch_size=batch_size))
-    bases = tuple(next(again) if i.paraphrased_answer else mine for i, mine in zip(items, answers, strict=True))
+    scores = [tuple(next(flat) for _ in group) for group in groups]
     prompts = [i.prompt for i in items]
     tokenizer: Any = model.tokenizer
     ids = model.generate_tokens(prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
     return SplitReading(
-        answers=answers,
-        bases=bases,
-        wrong=wrong,
+        answers=tuple(right for right, *_ in scores),
+        bases=tuple(base for _, base, *_ in scores),
+        wrong=tuple(tuple(wrong) for _, _, *wrong in scores),
         texts=tuple(tokenizer.decode(row, skip_special_tokens=True) for row in ids),
         token_ids=tuple(tuple(row) for row in ids),
         hidden=last_prompt_residuals(model, prompts, batch_size=batch_size),
@@ -179,26 +179,60 @@ def score(model: HookedModel, pairs: Sequence[tuple[str, str]], *, batch_size: i
     Raises:
         VestigeError: An answer has no token with another before it.
     """
-    order = sorted(range(len(pairs)), key=lambda n: len(pairs[n][0]) + len(pairs[n][1]))
+    asked: list[_Asked] = []
+    rows = encode(model.tokenizer, *zip(*pairs, strict=True), prepend_bos=model.default_prepend_bos) if pairs else []
+    for (prompt, answer), (ids, flags) in zip(pairs, rows, strict=True):
+        n_prompt = flags.index(True)
+        # Nothing predicts a row's first token.
+        labels = ids[max(1, n_prompt) :]
+        if not labels:
+            raise VestigeError(
+                f"no token of the answer {answer!r} follows one of its prompt {prompt!r}; "
+                "without a BOS token, an answer needs a prompt of its own tokens"
+            )
+        asked.append(_Asked(n_prompt, tuple(ids[:-1]), tuple(labels)))
+    served = _shared(asked)
+    order = sorted(served, key=lambda n: len(asked[n].ids))
     scores: dict[int, Score] = {}
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = model.tokenize(
-            [pairs[n][0] for n in chosen], answers=[pairs[n][1] for n in chosen], padding_side="right"
-        )
-        logits = model.logits(batch)[:, :-1]
-        for row, n in enumerate(chosen):
-            at = batch.answer[row, 1:]
-            labels = batch.ids[row, 1:][at]
-            if not len(labels):
-                raise VestigeError(
-                    f"no token of the answer {pairs[n][1]!r} follows one of its prompt {pairs[n][0]!r}; "
-                    "without a BOS token, an answer needs a prompt of its own tokens"
-                )
-            log_probs = logits[row][at].float().log_softmax(-1)
-            picked = log_probs.gather(-1, labels[:, None])[:, 0]
-            scores[n] = Score(tuple(picked.tolist()), tuple(log_probs.argmax(-1).tolist()), tuple(labels.tolist()))
+        flags = [[at >= asked[n].n_prompt for at in range(len(asked[n].ids))] for n in chosen]
+        batch = pad_rows([asked[n].ids for n in chosen], flags, pad=0, padding_side="right")
+        logits = model.logits(batch)
+        for row, host in enumerate(chosen):
+            first = max(1, asked[host].n_prompt) - 1
+            log_probs = logits[row, first : len(asked[host].ids)].float().log_softmax(-1)
+            likeliest = log_probs.argmax(-1).tolist()
+            for n in served[host]:
+                labels = asked[n].labels
+                picked = log_probs[range(len(labels)), list(labels)]
+                scores[n] = Score(tuple(picked.tolist()), tuple(likeliest[: len(labels)]), labels)
     return tuple(scores[n] for n in range(len(pairs)))
+
+
+class _Asked(NamedTuple):
+    """An answer to score: the row that a model reads for it, without the last token, and the tokens it should say."""
+
+    n_prompt: int
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+def _shared(asked: Sequence[_Asked]) -> dict[int, list[int]]:
+    """Return the rows to run, and which answers each serves.
+
+    The wrong answers to a question share its prompt and often their first words, and a row serves every answer whose
+    row begins it: what comes later changes nothing before it.
+    """
+    served: dict[int, list[int]] = {}
+    host = -1
+    # Sorted downwards, a row stands right behind those that it begins.
+    for n in sorted(range(len(asked)), key=lambda n: asked[n], reverse=True):
+        ids = asked[n].ids
+        if host < 0 or asked[host].n_prompt != asked[n].n_prompt or asked[host].ids[: len(ids)] != ids:
+            host = n
+        served.setdefault(host, []).append(n)
+    return served
 
 
 @torch.no_grad()

@@ -154,24 +154,24 @@ def test_the_space_before_an_answer_belongs_to_the_answers_first_token() -> None
     """A GPT-2 style token carries the space in front of its word."""
     tokenizer = byte_tokenizer(("Ġ", "A"), ("ĠA", "n"), ("ĠAn", "n"))
     for prompt, answer in (("who?", "Ann"), ("who?", " Ann"), ("who? ", "Ann")):
-        ids, flags = encode(tokenizer, prompt, answer, prepend_bos=False)
+        ids, flags = encode(tokenizer, [prompt], [answer], prepend_bos=False)[0]
         assert strings(tokenizer, ids, flags) == (["w", "h", "o", "?"], ["ĠAnn"])
 
 
 def test_a_token_that_straddles_the_boundary_counts_as_answer() -> None:
     """The last letters of the prompt and the first of the answer may be one token: its loss is the answer's."""
     tokenizer = byte_tokenizer((":", "Ġ"), (":Ġ", "A"), (":ĠA", "n"))
-    ids, flags = encode(tokenizer, "Q:", "Ann", prepend_bos=True)
+    ids, flags = encode(tokenizer, ["Q:"], ["Ann"], prepend_bos=True)[0]
     assert strings(tokenizer, ids, flags) == (["<bos>", "Q"], [":ĠAn", "n"])
     glued = byte_tokenizer(("a", "b"))
-    ids, flags = encode(glued, "xa\n", "bz", prepend_bos=False)
+    ids, flags = encode(glued, ["xa\n"], ["bz"], prepend_bos=False)[0]
     assert strings(glued, ids, flags) == (["x", "a", "Ċ"], ["b", "z"])
 
 
 def test_letters_that_are_several_tokens_all_count() -> None:
     """One character of the answer in several byte tokens."""
     tokenizer = byte_tokenizer()
-    ids, flags = encode(tokenizer, "né", "é€", prepend_bos=False)
+    ids, flags = encode(tokenizer, ["né"], ["é€"], prepend_bos=False)[0]
     prompt, answer = strings(tokenizer, ids, flags)
     assert len(prompt) == 4  # n, two bytes, and the space, which is a token of its own here
     assert len(answer) == 5
@@ -195,9 +195,9 @@ def sentencepiece_tokenizer() -> Any:
 
 def test_a_sentencepiece_tokenizer_marks_the_answer_by_its_characters() -> None:
     tokenizer = sentencepiece_tokenizer()
-    ids, flags = encode(tokenizer, "Q: who?", "Ann.", prepend_bos=True)
+    ids, flags = encode(tokenizer, ["Q: who?"], ["Ann."], prepend_bos=True)[0]
     assert strings(tokenizer, ids, flags) == (["<s>", "▁Q:", "▁who", "?"], ["▁Ann", "."])
-    ids, flags = encode(tokenizer, "", "Ann.", prepend_bos=True)
+    ids, flags = encode(tokenizer, [""], ["Ann."], prepend_bos=True)[0]
     assert strings(tokenizer, ids, flags) == (["<s>"], ["▁Ann", "."])
 
 
@@ -210,9 +210,9 @@ def test_a_tokenizer_without_offsets_marks_the_answer_where_tokens_begin_to_diff
             return {"input_ids": inner(text, add_special_tokens=False)["input_ids"]}
 
     slow: Any = Slow(is_fast=False, bos_token_id=1)
-    assert encode(slow, "Q:", "Ann", prepend_bos=True) == encode(inner, "Q:", "Ann", prepend_bos=True)
-    assert encode(slow, "who?", "Bob", prepend_bos=True)[1] == [False] * 5 + [True] * 4
-    assert encode(slow, "who?", prepend_bos=True)[1] == [False] * 5
+    found = encode(slow, ["Q:", "who?", "who?"], ["Ann", "Bob", ""], prepend_bos=True)
+    assert found[:1] == encode(inner, ["Q:"], ["Ann"], prepend_bos=True)
+    assert [flags for _, flags in found[1:]] == [[False] * 5 + [True] * 4, [False] * 5]
 
 
 @pytest.mark.parametrize("name", ["stories260K-hf", "babyllama361-hf"])
@@ -223,7 +223,7 @@ def test_real_tokenizers_split_prompt_and_answer_at_the_right_character(name: st
     tokenizer = AutoTokenizer.from_pretrained(data_path("models", name))
     pairs = [("Once upon a time there was a", "little dog."), ("Lily saw a big", "ball"), ("Tom said:", '"Hi!"')]
     for prompt, answer in pairs:
-        ids, flags = encode(tokenizer, prompt, answer, prepend_bos=True)
+        ids, flags = encode(tokenizer, [prompt], [answer], prepend_bos=True)[0]
         assert ids[0] == tokenizer.bos_token_id
         assert ids.count(tokenizer.bos_token_id) == 1
         assert flags == sorted(flags)

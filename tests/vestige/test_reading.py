@@ -25,6 +25,12 @@ PAIRS = [
     ("t3 t4 t5 t6 t7 t8 t9", "t20 t21"),
     ("t40", "t41"),
     ("t9", "t50 t51 t52 t53 t54"),
+    # These share a prompt, and one is how another begins.
+    ("t9", "t10"),
+    ("t9", "t10 t11 t20"),
+    ("t9", "t10 t11 t12 t13"),
+    # The same tokens, of which the answer has fewer.
+    ("t9 t10", "t11 t12"),
 ]
 DATA = audit_items(small_data(), max_items=50, seed=0)
 
@@ -74,8 +80,20 @@ def test_batches_and_padding_change_nothing(family: str, batch_size: int) -> Non
     )
 
 
-@torch.no_grad()
+def test_answers_to_one_prompt_share_its_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that begin another with the same prompt are not run; the same tokens with another prompt are."""
+    model, rows = shared_model("llama"), []
+    logits = HookedModel.logits
+    monkeypatch.setattr(HookedModel, "logits", lambda self, batch: rows.append(len(batch)) or logits(self, batch))
+    found = score(model, PAIRS, batch_size=64)
+    # "t9" with "t10", "t10 t11 t12" or "t10 t11 t20" needs nothing that the row of "t10 t11 t12 t13" does not hold.
+    assert sum(rows) == len(PAIRS) - 3
+    alone = [score(model, [pair], batch_size=1)[0] for pair in PAIRS]
+    assert [s.predictions for s in found] == [s.predictions for s in alone]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
 def test_hidden_states_are_those_of_hugging_face(family: str) -> None:
     model = shared_model(family)
     prompts = [prompt for prompt, _ in PAIRS]

@@ -110,7 +110,7 @@ def _span(
     model: HookedModel, item: Item, entity: str | None
 ) -> tuple[tuple[int, ...], tuple[bool, ...], tuple[int, ...]]:
     tokenizer: Any = model.tokenizer
-    ids, flags = encode(tokenizer, item.prompt, item.answer, prepend_bos=model.default_prepend_bos)
+    ((ids, flags),) = encode(tokenizer, [item.prompt], [item.answer], prepend_bos=model.default_prepend_bos)
     text = join(item.prompt, item.answer)
     begin = len(text) - len(item.answer)
     asked = _stated(item, begin) if entity is None else _mentions(entity, item.answer, begin)
