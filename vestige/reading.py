@@ -125,7 +125,8 @@ def read(
         exchanged = lens_floor(subject.model, data.forget, decoder=decoder, batch_size=batch_size, seed=seed).rank
     raw = forget.answers
     if subject.raw is not subject.model:
-        raw = score(subject.raw, [(i.prompt, i.answer) for i in data.forget], batch_size=batch_size)
+        # Scored in the same batches, so that equal weights give equal numbers.
+        raw = tuple(right for right, *_ in _scored(subject.raw, data.forget, batch_size=batch_size))
     reworded = [(i.paraphrased_prompt, i.answer) for i in data.forget if i.paraphrased_prompt]
     return Reading(
         forget=forget,
@@ -154,11 +155,7 @@ def _value_rows(
 @torch.no_grad()
 def read_split(model: HookedModel, items: Sequence[Item], *, batch_size: int, max_new_tokens: int) -> SplitReading:
     """Score, continue and look inside, for every item of one split."""
-    # All at once: the answers to one prompt share its pass.
-    groups = [(i.answer, i.paraphrased_answer or i.answer, *i.perturbed_answers) for i in items]
-    pairs = [(i.prompt, answer) for i, group in zip(items, groups, strict=True) for answer in group]
-    flat = iter(score(model, pairs, batch_size=batch_size))
-    scores = [tuple(next(flat) for _ in group) for group in groups]
+    scores = _scored(model, items, batch_size=batch_size)
     prompts = [i.prompt for i in items]
     tokenizer: Any = model.tokenizer
     ids = model.generate_tokens(prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
@@ -170,6 +167,15 @@ def read_split(model: HookedModel, items: Sequence[Item], *, batch_size: int, ma
         token_ids=tuple(tuple(row) for row in ids),
         hidden=last_prompt_residuals(model, prompts, batch_size=batch_size),
     )
+
+
+def _scored(model: HookedModel, items: Sequence[Item], *, batch_size: int) -> list[tuple[Score, ...]]:
+    """Score each item's answer, the answer in other words (itself without one) and the wrong ones."""
+    groups = [(i.answer, i.paraphrased_answer or i.answer, *i.perturbed_answers) for i in items]
+    # All at once: the answers to one prompt share its pass.
+    pairs = [(i.prompt, answer) for i, group in zip(items, groups, strict=True) for answer in group]
+    found = iter(score(model, pairs, batch_size=batch_size))
+    return [tuple(next(found) for _ in group) for group in groups]
 
 
 @torch.no_grad()
@@ -196,17 +202,17 @@ def score(model: HookedModel, pairs: Sequence[tuple[str, str]], *, batch_size: i
     scores: dict[int, Score] = {}
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        flags = [[at >= asked[n].n_prompt for at in range(len(asked[n].ids))] for n in chosen]
-        batch = pad_rows([asked[n].ids for n in chosen], flags, pad=0, padding_side="right")
+        answers = [[at >= asked[n].n_prompt for at in range(len(asked[n].ids))] for n in chosen]
+        batch = pad_rows([asked[n].ids for n in chosen], answers, pad=0, padding_side="right")
         logits = model.logits(batch)
         for row, host in enumerate(chosen):
             first = max(1, asked[host].n_prompt) - 1
             log_probs = logits[row, first : len(asked[host].ids)].float().log_softmax(-1)
             likeliest = log_probs.argmax(-1).tolist()
             for n in served[host]:
-                labels = asked[n].labels
-                picked = log_probs[range(len(labels)), list(labels)]
-                scores[n] = Score(tuple(picked.tolist()), tuple(likeliest[: len(labels)]), labels)
+                mine = asked[n].labels
+                picked = log_probs[range(len(mine)), list(mine)]
+                scores[n] = Score(tuple(picked.tolist()), tuple(likeliest[: len(mine)]), mine)
     return tuple(scores[n] for n in range(len(pairs)))
 
 
