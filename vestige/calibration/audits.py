@@ -20,7 +20,9 @@ from vestige.shares import shares_of
 STATES = ("before", "relearned", "quantised")
 
 
-def audited(seed: int, which: int, folder: Path, *, suite: str = "standard", max_items: int = 64) -> Mapping[str, Any]:
+def audited(
+    seed: int, which: int, folder: Path, *, suite: str = "quick", tamper: bool = True, max_items: int = 64
+) -> Mapping[str, Any]:
     """Return the record of a task, made where it is not in the folder yet.
 
     Args:
@@ -28,14 +30,15 @@ def audited(seed: int, which: int, folder: Path, *, suite: str = "standard", max
         which: Index of the concept among its spares.
         folder: Holds bases and records.
         suite: Attacks of the audit.
+        tamper: Also make models forget by published methods and tamper with them; what robustness is measured on.
         max_items: Most items per split.
 
     Returns:
         JSON values: the world, the concept, and for every subject how it was made, whether it knows, and its shares.
     """
-    path = folder / f"task-{seed}-{which}-{suite}.json"
+    path = folder / f"task-{seed}-{which}-{suite}{'-tampered' if tamper else ''}.json"
     if not path.is_file():
-        record = _record(seed, which, folder, suite, max_items)
+        record = _record(seed, which, folder, suite=suite, tamper=tamper, max_items=max_items)
         scratch = path.with_suffix(".part")
         scratch.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         os.replace(scratch, path)
@@ -43,7 +46,7 @@ def audited(seed: int, which: int, folder: Path, *, suite: str = "standard", max
     return found
 
 
-def _record(seed: int, which: int, folder: Path, suite: str, max_items: int) -> dict[str, Any]:
+def _record(seed: int, which: int, folder: Path, *, suite: str, tamper: bool, max_items: int) -> dict[str, Any]:
     made_of = base(seed, folder)
     task = make_task(made_of, which, seed=seed)
     described: list[dict[str, Any]] = []
@@ -52,7 +55,7 @@ def _record(seed: int, which: int, folder: Path, suite: str, max_items: int) -> 
         for member in members(task, made_of, seed=seed):
             described.append({"name": member.name, "knows": member.knows, "over": member.over, "state": "member"})
             sources.append(_opened(member.source, getattr(task, member.over), stack))
-        for one in tampered(task, seed=seed):
+        for one in tampered(task, seed=seed) if tamper else ():
             for state in STATES:
                 described.append({"name": one.name, "knows": None, "over": "original", "state": state})
                 sources.append(getattr(one, state))

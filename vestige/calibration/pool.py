@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from hooked import DenseDelta, HookedModel, Intervention, UnlearnData, WeightPatch, load_data
-from hooked.ledger import patched
 from interventions import key_space_detection, neuron_adjust
 from interventions.prompts import eco
 from interventions.training import idk_finetune, npo
@@ -24,7 +23,9 @@ from interventions.training.descent import forget_nll, retain_nll
 from interventions.training.losses import cross_entropy
 from interventions.training.train import train
 from vestige.attacks.weights.quantisation import quantised
+from vestige.calibration.baked import baked
 from vestige.calibration.bases import Base
+from vestige.calibration.relearn import relearned
 from vestige.organism.documents import about
 from vestige.organism.rows import fact_rows, skill_rows
 from vestige.organism.teach import Lesson, teach
@@ -147,6 +148,10 @@ def _derived(task: Task, over: str, *, knows: bool, seed: int) -> Iterator[Membe
     yield member("taught gibberish", baked(model, _gibberish(model, data, seed=seed)))
     last = npo(model, data, layers=[-1], lr=1e-3, epochs=10, seed=seed, progress=False)
     yield member("last block alone", baked(model, last.weights))
+    silenced = baked(model, npo(model, data, lr=1e-3, epochs=10, seed=seed, progress=False).weights)
+    # Who never knew the facts is trained on as many others, which all models know.
+    told = data if knows else replace(data, forget=data.retain[: len(data.forget)])
+    yield member("relearned", relearned(silenced, told, epochs=5, seed=seed))
     yield member("noise", baked(model, _noise(model, seed=seed)))
     yield member("int8", baked(model, quantised(model, "int8").weights))
     yield member("int4", baked(model, quantised(model, "int4").weights))
@@ -189,13 +194,3 @@ def _noise(model: HookedModel, *, seed: int) -> WeightPatch:
         if value.ndim == 2
     }
     return WeightPatch(deltas, tied=True)
-
-
-def baked(model: HookedModel, patch: WeightPatch | None) -> HookedModel:
-    """Return a copy of a model whose weights carry a patch for good."""
-    copied = deepcopy(model.model)
-    if patch is not None:
-        with patched(copied, patch):
-            changed = {name: value.clone() for name, value in copied.state_dict().items()}
-        copied.load_state_dict(changed)
-    return HookedModel(copied, model.tokenizer)

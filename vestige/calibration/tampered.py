@@ -9,11 +9,10 @@ from typing import Any
 
 from hooked import HookedModel, Intervention
 from interventions.training import gradient_difference, npo, rmu, simnpo, undial, wga
-from interventions.training.descent import forget_nll
-from interventions.training.losses import cross_entropy
-from interventions.training.train import train
 from vestige.attacks.weights.quantisation import Kind, quantised
-from vestige.calibration.pool import Task, baked
+from vestige.calibration.baked import baked
+from vestige.calibration.pool import Task
+from vestige.calibration.relearn import relearned
 
 METHODS: Mapping[str, tuple[Callable[..., Intervention], Mapping[str, Any]]] = {
     "npo": (npo, {"lr": 1e-3, "epochs": 10}),
@@ -23,8 +22,6 @@ METHODS: Mapping[str, tuple[Callable[..., Intervention], Mapping[str, Any]]] = {
     "wga": (wga, {"lr": 1e-3, "epochs": 10}),
     "rmu": (rmu, {"lr": 1e-3, "epochs": 10}),
 }
-# One pass over the facts, at a rate at which the retrained model learns them in several.
-RELEARNING: Mapping[str, Any] = {"lr": 1e-3, "epochs": 2, "batch_size": 4, "stop_fraction": None}
 QUANTISED: Kind = "nf4"
 
 
@@ -59,13 +56,10 @@ def tampered(task: Task, *, seed: int = 0) -> Iterator[Tampered]:
 
 
 def _states(name: str, model: HookedModel, task: Task, seed: int) -> Tampered:
-    learnt = train(
+    return Tampered(
+        name,
         model,
-        task.data,
-        lambda current, batch: cross_entropy(forget_nll(current, batch)),
-        method="relearning",
-        seed=seed,
-        progress=False,
-        **RELEARNING,
+        # One pass over the facts, as published; the retrained model needs several to know them.
+        relearned(model, task.data, epochs=1, seed=seed),
+        baked(model, quantised(model, QUANTISED).weights),
     )
-    return Tampered(name, model, baked(model, learnt.patch), baked(model, quantised(model, QUANTISED).weights))
