@@ -151,7 +151,7 @@ def _derived(task: Task, over: str, *, knows: bool, seed: int) -> Iterator[Membe
     silenced = baked(model, npo(model, data, lr=1e-3, epochs=10, seed=seed, progress=False).weights)
     # Who never knew the facts is trained on as many others, which all models know.
     told = data if knows else replace(data, forget=data.retain[: len(data.forget)])
-    yield member("relearned", relearned(silenced, told, epochs=5, seed=seed))
+    yield member("relearned", relearned(silenced, told, epochs=5, keep=True, seed=seed))
     yield member("noise", baked(model, _noise(model, seed=seed)))
     yield member("int8", baked(model, quantised(model, "int8").weights))
     yield member("int4", baked(model, quantised(model, "int4").weights))

@@ -59,7 +59,7 @@ def _states(name: str, model: HookedModel, task: Task, seed: int) -> Tampered:
     return Tampered(
         name,
         model,
-        # One pass over the facts, as published; the retrained model needs several to know them.
-        relearned(model, task.data, epochs=1, seed=seed),
+        # One pass over the facts, as published, at a rate that leaves a model its other abilities.
+        relearned(model, task.data, epochs=1, keep=False, lr=5e-4, seed=seed),
         baked(model, quantised(model, QUANTISED).weights),
     )
