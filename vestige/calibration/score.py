@@ -19,6 +19,8 @@ from hooked import VestigeError
 
 # Between these probabilities nothing is claimed.
 UNSURE = (0.1, 0.9)
+# Strongest first: of two that predict as well, the simpler one.
+PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,19 @@ class Residual:
     """What the score says of one model.
 
     Args:
-        probability: That it still holds the facts.
-        abstains: Whether the evidence is too weak or too divided for a claim.
-        shares: What each instrument found; None where it could not be used.
-        loudest: The instrument with the largest part in the probability.
+        score: Weighted mean of the shares: 0 as a model that never knew, 1 as the original.
+        probability: That the model still holds the facts.
+        abstains: Whether no claim is made: the probability lies between 0.1 and 0.9, or instruments with more than half
+            of the weight could not be used.
+        loudest: The instrument with the largest part in the score; None where every share is 0.
+        missing: Instruments that could not be used.
     """
 
+    score: float
     probability: float
     abstains: bool
-    shares: Mapping[str, float | None]
     loudest: str | None
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,16 +65,24 @@ class ResidualScore:
         Raises:
             VestigeError: No instrument of the score has a share.
         """
-        given = [shares.get(name) for name in self.instruments]
-        if all(share is None for share in given):
+        given = {name: share for name in self.instruments if (share := shares.get(name)) is not None}
+        if not given:
             raise VestigeError(f"a residual score needs at least one of {', '.join(self.instruments)}")
-        parts = [
-            weight * (mean if share is None else min(1.0, max(0.0, share)))
-            for weight, share, mean in zip(self.weights, given, self.means, strict=True)
-        ]
-        probability = float(1 / (1 + np.exp(-(self.bias + sum(parts)))))
-        loudest = self.instruments[int(np.argmax(parts))] if max(parts) > 0 else None
-        return Residual(probability, UNSURE[0] < probability < UNSURE[1], dict(shares), loudest)
+        weights = dict(zip(self.instruments, self.weights, strict=True))
+        parts = {name: weights[name] * min(1.0, max(0.0, share)) for name, share in given.items()}
+        missing = tuple(name for name in self.instruments if name not in given)
+        filled = zip(self.instruments, self.means, strict=True)
+        unknown = sum(weights[name] * mean for name, mean in filled if name in missing)
+        probability = float(1 / (1 + np.exp(-(self.bias + sum(parts.values()) + unknown))))
+        listened = sum(weights[name] for name in given)
+        loudest = max(parts, key=parts.__getitem__)
+        return Residual(
+            score=sum(parts.values()) / listened if listened else 0.0,
+            probability=probability,
+            abstains=UNSURE[0] < probability < UNSURE[1] or listened < sum(self.weights) / 2,
+            loudest=loudest if parts[loudest] > 0 else None,
+            missing=missing,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the score as JSON values."""
@@ -92,6 +105,39 @@ class ResidualScore:
             return cls(tuple(map(str, data["instruments"])), lists[0], float(data["bias"]), lists[1])
         except (KeyError, TypeError, ValueError) as error:
             raise VestigeError(f"not a residual score: {error}") from error
+
+
+def choose_penalty(
+    shares: Float[npt.NDArray[Any], "n n_instruments"],
+    knows: Bool[npt.NDArray[Any], " n"],
+    instruments: Sequence[str],
+    groups: Sequence[object],
+) -> float:
+    """Return the penalty under which models of a group that was left out are predicted best (log-likelihood).
+
+    Args:
+        shares: As for `fit_residual_score`.
+        knows: Likewise.
+        instruments: Likewise.
+        groups: What models share, e.g. the concept: one group is left out at a time.
+
+    Raises:
+        VestigeError: As `fit_residual_score`, also where a kind is missing without one of the groups.
+    """
+    index = np.array([list(dict.fromkeys(groups)).index(group) for group in groups])
+
+    def cost(penalty: float) -> float:
+        total = 0.0
+        for held in range(int(index.max()) + 1):
+            out = index == held
+            score = fit_residual_score(shares[~out], knows[~out], instruments, penalty=penalty)
+            for row, truth in zip(shares[out], knows[out], strict=True):
+                given = {k: None if np.isnan(v) else float(v) for k, v in zip(instruments, row, strict=True)}
+                stated = min(1 - 1e-12, max(1e-12, score(given).probability))
+                total -= float(np.log(stated if truth else 1 - stated))
+        return total
+
+    return min(PENALTIES, key=cost)
 
 
 def fit_residual_score(

@@ -77,33 +77,45 @@ def faithfulness(
 
 
 def relearning_robustness(
-    *, unlearned: float, unlearned_relearned: float, retrained: float, retrained_relearned: float
+    *,
+    unlearned: float,
+    unlearned_relearned: float,
+    retrained: float,
+    retrained_relearned: float,
+    epsilon: float = 0.0,
 ) -> float:
     """Return 1 where relearning moves the metric on the unlearned model as much as on the retrained one, 0 where only
-    one of them moves or they part: `1 - |du - dr| / (|du| + |dr|)`.
+    one of them moves or they part: `1 - |du - dr| / (|du| + |dr| + epsilon)`.
 
     Args:
         unlearned: The metric before relearning.
         unlearned_relearned: After it.
         retrained: On the model that never learnt the facts, before.
         retrained_relearned: After the same relearning.
+        epsilon: Moves that are small beside it count little.
 
     Source:
         The symmetric form, which also punishes a metric that collapses; Dorna et al. 2025, arXiv:2506.12618, have
         `min(dr / du, 1)`.
     """
     du, dr = unlearned_relearned - unlearned, retrained_relearned - retrained
-    moved = abs(du) + abs(dr)
+    moved = abs(du) + abs(dr) + epsilon
     return 1 - abs(du - dr) / moved if moved else 1.0
 
 
-def quantisation_robustness(*, before: float, after: float) -> float:
-    """Return 1 where rounding the weights leaves the metric as it is: `1 - |after - before| / (|before| + |after|)`.
+def quantisation_robustness(*, before: float, after: float, epsilon: float = 0.0) -> float:
+    """Return 1 where rounding the weights leaves the metric as it is:
+    `1 - |after - before| / (|before| + |after| + epsilon)`.
+
+    Args:
+        before: The metric as it was.
+        after: With rounded weights.
+        epsilon: Values that are small beside it count little.
 
     Source:
         The symmetric form; Dorna et al. 2025, arXiv:2506.12618, have `min(before / after, 1)`.
     """
-    size = abs(before) + abs(after)
+    size = abs(before) + abs(after) + epsilon
     return 1 - abs(after - before) / size if size else 1.0
 
 

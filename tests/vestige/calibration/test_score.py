@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hooked import VestigeError
-from vestige.calibration.score import ResidualScore, fit_residual_score
+from vestige.calibration.score import PENALTIES, ResidualScore, choose_penalty, fit_residual_score
 
 NAMES = ("depth", "probe", "noise")
 
@@ -62,6 +62,28 @@ def test_a_missing_share_is_replaced_by_its_mean_and_the_loudest_is_named() -> N
     assert not score({"depth": 1.0, "probe": 1.0}).abstains
     with pytest.raises(VestigeError, match="at least one of depth, probe"):
         score({"depth": None})
+
+
+def test_the_score_is_the_mean_share_by_weight() -> None:
+    score = ResidualScore(("depth", "probe", "deaf"), (3.0, 1.0, 0.0), -2.0, (0.5, 0.5, 0.5))
+    found = score({"depth": 0.8, "probe": 0.4, "deaf": 1.0})
+    assert found.score == pytest.approx((3 * 0.8 + 0.4) / 4)
+    assert found.missing == ()
+    # The sure half is enough for a claim, the other is not, however sure it looks.
+    sure = ResidualScore(("depth", "probe"), (30.0, 20.0), -10.0, (0.5, 0.5))
+    assert not sure({"depth": 1.0}).abstains
+    assert sure({"probe": 1.0}).probability > 0.9
+    assert sure({"probe": 1.0}).abstains
+    assert sure({"probe": 1.0}).missing == ("depth",)
+
+
+def test_the_penalty_is_the_one_that_predicts_groups_left_out() -> None:
+    shares, knows = pool(40)
+    groups = [n // 10 for n in range(40)]
+    clear = choose_penalty(shares, knows, NAMES, groups)
+    shuffled = choose_penalty(shares, np.random.default_rng(3).permutation(knows), NAMES, groups)
+    # Where there is nothing to learn, the strongest is best.
+    assert clear < shuffled == max(PENALTIES)
 
 
 def test_missing_shares_in_the_pool_are_allowed() -> None:

@@ -1,0 +1,110 @@
+"""What instruments are worth, on made-up records whose truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hooked import VestigeError
+from vestige.calibrate import to_json
+from vestige.calibration.evaluate import HIDDEN, Calibration, evaluated
+from vestige.calibration.page import draw, page
+
+N = 10
+
+
+def record(world: int, concept: str, *, blind: float = 0.0) -> dict[str, Any]:
+    """A task: one check sees the knowledge with noise, one is a coin, and one attack sees all of it."""
+    rng = np.random.default_rng([world, *map(ord, concept)])
+    subjects: list[dict[str, Any]] = []
+
+    def add(name: str, knows: bool | None, state: str, level: float) -> None:
+        shares = {
+            "depth_leak": float(level + rng.normal(0, 0.25)),
+            "lens_leak": float(rng.random()),
+            "probe_leak": None,
+            "attack:relearning": float(level * (rng.random() >= blind) + rng.normal(0, 0.02)),
+        }
+        subjects.append({"name": name, "knows": knows, "over": "original", "state": state, "shares": shares})
+
+    for n in range(N):
+        add(HIDDEN[n] if n < len(HIDDEN) else f"knows {n}", True, "member", 1.0)
+        add(f"does not {n}", False, "member", 0.0)
+    for name, levels in {"retrained": (0, 0.1, 0), "npo": (0.8, 0.9, 0.8)}.items():
+        for state, level in zip(("before", "relearned", "quantised"), levels, strict=True):
+            add(name, None, state, level)
+    return {"world": world, "concept": concept, "suite": "quick", "subjects": subjects}
+
+
+@pytest.fixture(scope="module")
+def found() -> Calibration:
+    return evaluated([record(1, "a"), record(1, "b"), record(2, "a")], [record(3, "a"), record(4, "b")], suite="quick")
+
+
+def test_instruments_are_worth_what_they_were_made_to_be(found: Calibration) -> None:
+    worths = {worth.name: worth for worth in found.worths}
+    assert list(worths) == ["score (checks)", "score (quick)", "depth_leak", "lens_leak", "attack:relearning"]
+    auc = {name: worth.faithfulness.auc for name, worth in worths.items() if worth.faithfulness}
+    assert auc["attack:relearning"] == 1
+    assert auc["score (quick)"] == 1
+    assert auc["depth_leak"] > 0.9
+    assert 0.2 < auc["lens_leak"] < 0.8
+    assert all(worth.n == 4 * N for worth in worths.values())
+    relearning = worths["attack:relearning"]
+    # Both models move by a tenth, and rounding moves nothing.
+    assert relearning.relearning is not None
+    assert relearning.relearning > 0.6
+    assert relearning.quantisation is not None
+    assert relearning.quantisation > 0.9
+    both = (relearning.relearning, relearning.quantisation)
+    assert relearning.robustness == pytest.approx(2 * both[0] * both[1] / sum(both))
+
+
+def test_the_score_with_attacks_is_right_and_sure_and_counts_its_errors(found: Calibration) -> None:
+    claims = found.claims["quick"]
+    assert (claims.false_alarms.hits, claims.missed.hits, claims.missed_hidden.hits) == (0, 0, 0)
+    assert (claims.false_alarms.n, claims.missed.n, claims.missed_hidden.n) == (2 * N, 2 * N, 2 * len(HIDDEN))
+    assert claims.false_alarms.high > 0.1
+    assert claims.error < 0.1
+    assert len(claims.stated) == 4 * N
+    # The coin is hardly listened to.
+    weights = dict(zip(found.scores["quick"].instruments, found.scores["quick"].weights, strict=True))
+    assert weights["attack:relearning"] > 3 * weights["lens_leak"]
+    assert found.pool["does not 1"] == 5
+
+
+def test_an_instrument_that_was_good_in_the_pool_and_fails_elsewhere_is_seen_to_fail() -> None:
+    """Errors on the held-out models are counted, whatever the fit promised."""
+    broken = evaluated([record(1, "a"), record(2, "a")], [record(3, "a", blind=1.0)], suite="quick")
+    assert broken.claims["quick"].missed.hits > 0
+    worth = next(w for w in broken.worths if w.name == "attack:relearning")
+    assert worth.faithfulness is not None
+    assert worth.faithfulness.auc < 0.8
+
+
+def test_fitting_and_evaluating_share_no_world() -> None:
+    with pytest.raises(VestigeError, match="world 3 is both fitted on and evaluated on"):
+        evaluated([record(1, "a"), record(3, "a")], [record(3, "b")], suite="quick")
+    with pytest.raises(VestigeError, match="tasks to evaluate on"):
+        evaluated([record(1, "a")], [], suite="quick")
+
+
+def test_the_page_and_the_picture_hold_the_numbers(found: Calibration, tmp_path: Path) -> None:
+    text = page(found, {"command": "vestige calibrate --out here", "commit": "abc"})
+    assert "| score (quick) | 1.000 [" in text
+    assert "`vestige calibrate --out here`, commit abc" in text
+    assert "1:a, 1:b, 2:a" in text
+    assert f"| quick | 0 of {2 * N} [0.000," in text
+    draw(found, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    values = to_json(found)
+    assert values["instruments"][1]["faithfulness_auc"] == 1
+    assert values["claims"]["quick"]["false_alarms"] == {
+        "hits": 0,
+        "n": 2 * N,
+        "interval": [0.0, found.claims["quick"].false_alarms.high],
+    }
+    assert values["scores"]["checks"]["instruments"] == ["depth_leak", "lens_leak"]

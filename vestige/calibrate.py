@@ -1,0 +1,175 @@
+"""Calibrate the audit: build a pool of models whose knowledge is known, audit all of them, and say what each instrument
+and the residual knowledge score are worth on worlds that nothing was fitted on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from hooked import VestigeError
+from hooked.harvest.ray_connection import RayOptions, connected, imported
+from vestige.calibration.audits import audited
+from vestige.calibration.bases import SPARES, base
+from vestige.calibration.evaluate import Calibration, evaluated
+from vestige.progress import steps
+
+# Core minutes, measured: training an organism, and a task with and without the models that are tampered with.
+MINUTES = {"base": 7, "tampered": 11, "plain": 7}
+
+
+def calibrate(
+    work: Path,
+    *,
+    fit: Sequence[int] = (1, 2),
+    held: Sequence[int] = (3, 4),
+    concepts: int = 3,
+    suite: str = "quick",
+    engine: Literal["local", "ray"] = "local",
+    workers: int = 1,
+    address: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Calibration:
+    """Fit the residual knowledge score on some worlds and evaluate it, and every instrument, on others.
+
+    What is finished stays in `work`, and the same call goes on from there.
+
+    Args:
+        work: Folder for organisms and records; with Ray, one that all machines share.
+        fit: Seeds of the worlds to fit on.
+        held: Seeds of the worlds to evaluate on; none of those to fit on.
+        concepts: How many concepts of each world are asked about, at most 10.
+        suite: Attacks of the audits.
+        engine: Processes of this machine, or tasks of a Ray cluster.
+        workers: Processes.
+        address: Of a running cluster; only for Ray.
+        seed: Of the bootstrap.
+        progress: Show a progress bar.
+
+    Raises:
+        VestigeError: A setting is out of range, or Ray is not there.
+    """
+    shared = sorted(set(fit) & set(held))
+    if shared or not fit or not held:
+        at = f"world {shared[0]} is in both" if shared else "one is empty"
+        raise VestigeError(f"fit and held are seeds of worlds of their own: {at}")
+    if not 1 <= concepts <= SPARES or workers < 1:
+        raise VestigeError(f"concepts is 1 to {SPARES} and workers at least 1, got {concepts} and {workers}")
+    work.mkdir(parents=True, exist_ok=True)
+    run = partial(_on_ray, workers, address) if engine == "ray" else partial(_here, workers)
+    worlds: list[Job] = [partial(_base, seed, work) for seed in (*fit, *held)]
+    # Those that take longest first.
+    tasks: list[Job] = [
+        partial(_task, seed, which, work, suite, tamper)
+        for worlds_of, tamper in ((held, True), (fit, False))
+        for seed in worlds_of
+        for which in range(concepts)
+    ]
+    for what, jobs in (("training organisms", worlds), ("auditing pools", tasks)):
+        waiting = run(jobs)
+        for _ in steps(jobs, what, show=progress, label=lambda job: ""):
+            next(waiting)
+    read = partial(audited, folder=work, suite=suite)
+    return evaluated(
+        [read(seed, which, tamper=False) for seed in fit for which in range(concepts)],
+        [read(seed, which, tamper=True) for seed in held for which in range(concepts)],
+        suite=suite,
+        seed=seed,
+    )
+
+
+def minutes(*, fit: int, held: int, concepts: int) -> int:
+    """Return about how many core minutes a calibration takes from nothing."""
+    worlds = (fit + held) * MINUTES["base"]
+    return worlds + concepts * (held * MINUTES["tampered"] + fit * MINUTES["plain"])
+
+
+Job = Callable[[], None]
+
+
+def _base(seed: int, work: Path) -> None:
+    torch.set_num_threads(1)
+    base(seed, work)
+
+
+def _task(seed: int, which: int, work: Path, suite: str, tamper: bool) -> None:
+    torch.set_num_threads(1)
+    audited(seed, which, work, suite=suite, tamper=tamper)
+
+
+def _here(workers: int, jobs: Sequence[Job]) -> Iterator[None]:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(job) for job in jobs]
+        try:
+            for done in as_completed(waiting):
+                yield done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _on_ray(workers: int, address: str | None, jobs: Sequence[Job]) -> Iterator[None]:
+    ray: Any = imported()
+    with connected(ray, RayOptions(workers=workers, address=address)):
+        remote = ray.remote(num_cpus=1, max_retries=2)(lambda job: job())
+        waiting = [remote.remote(job) for job in jobs]
+        while waiting:
+            (done,), waiting = ray.wait(waiting)
+            yield ray.get(done)
+
+
+def to_json(found: Calibration) -> dict[str, Any]:
+    """Return a calibration as JSON values."""
+    return {
+        "fitted_on": list(found.fitted_on),
+        "held_out": list(found.held_out),
+        "pool": dict(found.pool),
+        "instruments": [
+            {
+                "name": worth.name,
+                "faithfulness_auc": None if worth.faithfulness is None else worth.faithfulness.auc,
+                "interval": None if worth.faithfulness is None else [worth.faithfulness.low, worth.faithfulness.high],
+                "relearning": worth.relearning,
+                "quantisation": worth.quantisation,
+                "robustness": worth.robustness,
+                "n": worth.n,
+            }
+            for worth in found.worths
+        ],
+        "claims": {
+            name: {
+                **{
+                    key: {"hits": rate.hits, "n": rate.n, "interval": [rate.low, rate.high]}
+                    for key in ("false_alarms", "missed", "missed_hidden", "abstained")
+                    for rate in [getattr(claims, key)]
+                },
+                "calibration_error": claims.error,
+                "stated": [list(row) for row in claims.stated],
+            }
+            for name, claims in found.claims.items()
+        },
+        "scores": {name: {**score.to_json(), "penalty": found.penalties[name]} for name, score in found.scores.items()},
+    }
+
+
+def save(found: Calibration, folder: Path, *, about: dict[str, Any]) -> None:
+    """Write `calibration.json`, the page `calibration.md` and the picture `calibration.png`.
+
+    Args:
+        found: From `calibrate`.
+        folder: Exists.
+        about: JSON values on where the numbers come from: command, commit, versions.
+    """
+    from vestige.calibration.page import draw, page
+
+    text = json.dumps({**about, **to_json(found)}, indent=1) + "\n"
+    (folder / "calibration.json").write_text(text, encoding="utf-8")
+    (folder / "calibration.md").write_text(page(found, about), encoding="utf-8")
+    draw(found, folder / "calibration.png")

@@ -1,0 +1,179 @@
+"""The page and the picture of a calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vestige.calibration.evaluate import HIDDEN, Calibration, Claims, Rate, Worth
+from vestige.metrics.meta import Faithfulness
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INK, _SOFT, _KNOWS, _NOT = "#1a2024", "#535e66", "#0f5c6d", "#b4430c"
+_BINS = 10
+
+
+def page(found: Calibration, about: Mapping[str, Any]) -> str:
+    """Return the page in Markdown."""
+    return "\n".join(_lines(found, about)) + "\n"
+
+
+def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
+    n_held = len(next(iter(found.claims.values())).stated)
+    knowing = sum(row[2] for row in next(iter(found.claims.values())).stated)
+    yield from (
+        "# What the instruments are worth",
+        "",
+        "Every instrument of the audit, and the residual knowledge score made of them, on models of which it is known",
+        "whether they hold the facts, because it is known what they were made of: organisms of several worlds, each",
+        "taught one more concept, another one in its place, or neither, and what was then done to them. A model counts",
+        "as knowing when it was taught the facts and nothing was done that could take them out of all blocks.",
+        "",
+        f"The scores were fitted on {len(found.fitted_on)} tasks ({', '.join(found.fitted_on)}; world and concept)",
+        f"and everything below is measured on {len(found.held_out)} others ({', '.join(found.held_out)}):",
+        f"{n_held} models, {knowing} of which know. The two share no world, and so no facts, weights or documents.",
+        "",
+        f"Written by `{about.get('command', 'vestige calibrate')}`, commit {about.get('commit', 'unknown')}.",
+        "",
+        "![what the instruments are worth](calibration.png)",
+        "",
+        "## Which tells models that know from those that do not",
+        "",
+        "*Faithfulness*: AUC between the two, in brackets the 95 % interval over the tasks. *Relearning*: whether one",
+        "pass of training on the facts moves the instrument on a model that was made to forget as it does on the",
+        "retrained one (1 as much, 0 only one of them). *Quantisation*: whether rounding the weights to NF4 leaves it",
+        "as it is. *Robustness*: their harmonic mean. Both are means over six methods of unlearning on every task.",
+        "`depth_leak` is UDS as published, on the deployed model; `raw_depth_leak` the same on its bare weights.",
+        "",
+        "| instrument | faithfulness | relearning | quantisation | robustness | models |",
+        "|---|---|---|---|---|---|",
+        *map(_row, found.worths),
+        "",
+        "## What the scores claim",
+        "",
+        "*False alarms* are models that do not know with a probability of at least 1/2, *missed* those that know below",
+        f"it, *missed, hiding* those of {len(HIDDEN)} kinds that know and do not say it ({', '.join(HIDDEN)}).",
+        "Intervals are exact binomial ones; models of a task have much in common, so they are too narrow.",
+        "",
+        "| score | false alarms | missed | missed, hiding | abstains | calibration error |",
+        "|---|---|---|---|---|---|",
+        *(_claim(name, claims) for name, claims in found.claims.items()),
+        "",
+        "## What the scores listen to",
+        "",
+        "| score | instrument | weight |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {instrument} | {weight:.2f} |"
+            for name, score in found.scores.items()
+            for instrument, weight in sorted(
+                zip(score.instruments, score.weights, strict=True), key=lambda pair: -pair[1]
+            )
+            if weight >= 0.005
+        ),
+        "",
+        "## The models",
+        "",
+        "| made by | models |",
+        "|---|---|",
+        *(f"| {name} | {n} |" for name, n in found.pool.items()),
+        "",
+        "## Said wrongly, or not at all",
+        "",
+        *_wrong(found),
+        "",
+        "## How far this goes",
+        "",
+        "These are small models that were taught invented facts for a minute. On them the truth is known, which is",
+        "what the numbers above need; that the same probabilities hold for a model of another size, taught otherwise,",
+        "does not follow. What an instrument misses here, though, there is no reason to trust it with elsewhere.",
+    )
+
+
+def _row(worth: Worth) -> str:
+    f = worth.faithfulness
+    auc = "" if f is None else f"{f.auc:.3f} [{f.low:.3f}, {f.high:.3f}]"
+    return (
+        f"| {worth.name} | {auc} | {_cell(worth.relearning)} | {_cell(worth.quantisation)} "
+        f"| {_cell(worth.robustness)} | {worth.n} |"
+    )
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _claim(name: str, claims: Claims) -> str:
+    rates = (claims.false_alarms, claims.missed, claims.missed_hidden, claims.abstained)
+    return f"| {name} | {' | '.join(map(_rate, rates))} | {claims.error:.3f} |"
+
+
+def _rate(rate: Rate) -> str:
+    return f"{rate.hits} of {rate.n} [{rate.low:.3f}, {rate.high:.3f}]"
+
+
+def _wrong(found: Calibration) -> Iterator[str]:
+    yield from ("| score | task | model | knows | score | probability |", "|---|---|---|---|---|---|")
+    for name, claims in found.claims.items():
+        for task, member, knows, score, probability in claims.stated:
+            if (probability >= 0.9) != knows or 0.1 < probability < 0.9:
+                yield f"| {name} | {task} | {member} | {'yes' if knows else 'no'} | {score:.2f} | {probability:.3f} |"
+
+
+def draw(found: Calibration, path: Path) -> None:
+    """Write the picture: faithfulness of every instrument, and how the score's probabilities come true."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"font.family": ["DejaVu Sans"], "font.size": 9, "axes.edgecolor": _SOFT}):
+        measured = {worth.name: worth.faithfulness for worth in found.worths if worth.faithfulness is not None}
+        figure = Figure(figsize=(10.5, max(4.0, 0.24 * len(measured) + 1.2)), layout="constrained")
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        _faithfulness(left, measured)
+        name, claims = list(found.claims.items())[-1]
+        _reliability(right, name, claims)
+        figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def _faithfulness(axes: Axes, measured: Mapping[str, Faithfulness]) -> None:
+    ordered = sorted(measured.items(), key=lambda pair: pair[1].auc)
+    for place, (name, found) in enumerate(ordered):
+        color = _NOT if name.startswith("score") else _KNOWS
+        axes.plot([found.low, found.high], [place, place], color=color, linewidth=2, alpha=0.45)
+        axes.plot(found.auc, place, "o", color=color, markersize=5)
+    axes.set_yticks(range(len(ordered)), [name.replace("attack:", "attack: ") for name, _ in ordered])
+    axes.axvline(0.5, color=_SOFT, linewidth=0.8, linestyle=":")
+    axes.set_xlim(0.35, 1.02)
+    axes.set_xlabel("faithfulness: AUC between models that know and models that do not\n(dots; lines: 95 % interval)")
+    axes.set_title("Which instrument tells them apart", loc="left", color=_INK)
+
+
+def _reliability(axes: Axes, name: str, claims: Claims) -> None:
+    stated = np.array([row[4] for row in claims.stated])
+    knows = np.array([row[2] for row in claims.stated])
+    edges = np.linspace(0, 1, _BINS + 1)
+    axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.8, linestyle=":")
+    inside = np.clip(np.digitize(stated, edges) - 1, 0, _BINS - 1)
+    for place in range(_BINS):
+        here = inside == place
+        if here.any():
+            axes.plot(stated[here].mean(), knows[here].mean(), "o", color=_NOT, markersize=4 + 1.2 * here.sum() ** 0.5)
+            axes.annotate(
+                str(int(here.sum())),
+                (stated[here].mean(), knows[here].mean()),
+                textcoords="offset points",
+                xytext=(9, -3 if knows[here].mean() < 0.5 else -6),
+                color=_SOFT,
+            )
+    axes.set_xlim(-0.04, 1.12)
+    axes.set_ylim(-0.05, 1.08)
+    axes.set_xlabel(f"probability that score ({name}) states")
+    axes.set_ylabel("share of the models that do know")
+    axes.set_title("Whether its probability comes true", loc="left", color=_INK)
