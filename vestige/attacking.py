@@ -17,7 +17,7 @@ from vestige.items import audit_items
 from vestige.progress import steps
 from vestige.provenance import provenance
 from vestige.result import AuditReport
-from vestige.subjects import Source, opened, sources_of
+from vestige.subjects import Source, blamed, opened, sources_of
 from vestige.words import concept_words
 
 # How many value vectors of the original an attacker may put back.
@@ -76,13 +76,10 @@ def attack(
     found: dict[str, dict[str, Outcome]] = {}
     hashes: dict[str, str | None] = {}
     for info, source in steps(sources, "attacking", show=progress, label=lambda pair: pair[0].name):
-        try:
-            with opened(info, source, original=original) as subject:
-                target = Target(info.name, info.kind, subject.model, subject.raw, notes)
-                found[info.name] = run_attacks(target, prepared, attacks, batch_size=batch_size, seed=seed)
-                hashes[info.name] = weights_sha256(subject.raw)
-        except VestigeError as error:
-            raise VestigeError(f"subject '{info.name}': {error}") from error
+        with blamed(info, source, original=original), opened(info, source, original=original) as subject:
+            target = Target(info.name, info.kind, subject.model, subject.raw, notes)
+            found[info.name] = run_attacks(target, prepared, attacks, batch_size=batch_size, seed=seed)
+            hashes[info.name] = weights_sha256(subject.raw)
     subjects = tuple(info for info, _ in sources)
     return AuditReport(
         provenance=provenance(

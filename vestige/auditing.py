@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,9 @@ from vestige.metrics.weights import cosine, top_tokens
 from vestige.progress import steps
 from vestige.provenance import provenance
 from vestige.reading import Reading, read
+from vestige.residual import residual_knowledge
 from vestige.result import AuditReport, ConceptVectorRow, GenerationRow, Result, SubjectInfo
-from vestige.subjects import Source, opened, sources_of
+from vestige.subjects import Source, blamed, opened, sources_of
 from vestige.verdict import verdicts
 from vestige.words import concept_words, null_draws
 
@@ -112,7 +114,7 @@ def audit(
     moved: dict[str, tuple[Moved, ...] | str] = {}
     patching = Patching(original, answer_spans(original, prepared.forget), decoder=decoder, batch_size=batch_size)
     for info, source in steps(sources, "reading subjects", show=progress, label=lambda pair: pair[0].name):
-        try:
+        with blamed(info, source, original=original):
             with opened(info, source, original=original) as subject:
                 readings[info.name] = read(
                     subject,
@@ -135,21 +137,13 @@ def audit(
                 moved[info.name] = moved_by(source, original)
             if states is not None:
                 patched[info.name] = patching.patched(states)
-        except VestigeError as error:
-            raise VestigeError(f"subject '{info.name}': {error}") from error
-        except (IndexError, RuntimeError) as error:
-            # An intervention fitted on a model of other widths fails somewhere inside a hook.
-            if not isinstance(source, Intervention):
-                raise
-            first = str(error).splitlines()[0]
-            raise VestigeError(f"subject '{info.name}' does not fit '{original.name}': {first}") from error
     _warn_of_other_weights(sources, original, hashes)
     subjects = tuple(info for info, _ in sources)
     evidence = Evidence(prepared, subjects, readings, decoder, vectors, seed, patched, moved)
     results: list[Result] = []
     for check in steps(CHECKS, "running checks", show=progress, label=lambda c: c.__name__):
         results += check(evidence)
-    return AuditReport(
+    report = AuditReport(
         provenance=provenance(
             original,
             prepared,
@@ -171,6 +165,7 @@ def audit(
         latents=edited_latents(original, sources, prepared),
         attacks=compared(subjects, attacked, rows, seed=seed),
     )
+    return replace(report, residual=residual_knowledge(report))
 
 
 def _warn_of_other_weights(

@@ -9,17 +9,19 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from hooked import VestigeError
 from hooked.harvest.ray_connection import RayOptions, connected, imported
-from vestige.calibration.audits import audited
+from vestige.attacks.catalogue import chosen
+from vestige.calibration.audits import audited, record_path
 from vestige.calibration.bases import SPARES, base
 from vestige.calibration.evaluate import Calibration, evaluated
 from vestige.progress import steps
 
+ENGINES = ("local", "ray")
 # Core minutes, measured: training an organism, and a task with and without the models that are tampered with.
 MINUTES = {"base": 7, "tampered": 11, "plain": 7}
 
@@ -29,9 +31,9 @@ def calibrate(
     *,
     fit: Sequence[int] = (1, 2),
     held: Sequence[int] = (3, 4),
-    concepts: int = 3,
+    concepts: int = 2,
     suite: str = "quick",
-    engine: Literal["local", "ray"] = "local",
+    engine: str = "local",
     workers: int = 1,
     address: str | None = None,
     seed: int = 0,
@@ -47,7 +49,7 @@ def calibrate(
         held: Seeds of the worlds to evaluate on; none of those to fit on.
         concepts: How many concepts of each world are asked about, at most 10.
         suite: Attacks of the audits.
-        engine: Processes of this machine, or tasks of a Ray cluster.
+        engine: `local`, processes of this machine, or `ray`, tasks of a cluster.
         workers: Processes.
         address: Of a running cluster; only for Ray.
         seed: Of the bootstrap.
@@ -62,20 +64,25 @@ def calibrate(
         raise VestigeError(f"fit and held are seeds of worlds of their own: {at}")
     if not 1 <= concepts <= SPARES or workers < 1:
         raise VestigeError(f"concepts is 1 to {SPARES} and workers at least 1, got {concepts} and {workers}")
+    if engine not in ENGINES:
+        raise VestigeError(f"engine is one of {', '.join(ENGINES)}, got {engine!r}")
+    chosen(suite)
     work.mkdir(parents=True, exist_ok=True)
     run = partial(_on_ray, workers, address) if engine == "ray" else partial(_here, workers)
-    worlds: list[Job] = [partial(_base, seed, work) for seed in (*fit, *held)]
     # Those that take longest first.
-    tasks: list[Job] = [
-        partial(_task, seed, which, work, suite, tamper)
-        for worlds_of, tamper in ((held, True), (fit, False))
-        for seed in worlds_of
+    tasks = [
+        (world, which, tamper)
+        for worlds, tamper in ((held, True), (fit, False))
+        for world in worlds
         for which in range(concepts)
+        if not record_path(world, which, work, suite=suite, tamper=tamper).is_file()
     ]
-    for what, jobs in (("training organisms", worlds), ("auditing pools", tasks)):
-        waiting = run(jobs)
+    bases: list[Job] = [partial(_base, world, work) for world in dict.fromkeys(world for world, _, _ in tasks)]
+    pools: list[Job] = [partial(_task, world, which, work, suite, tamper) for world, which, tamper in tasks]
+    for what, jobs in (("training organisms", bases), ("auditing pools", pools)):
+        done = run(jobs)
         for _ in steps(jobs, what, show=progress, label=lambda job: ""):
-            next(waiting)
+            next(done)
     read = partial(audited, folder=work, suite=suite)
     return evaluated(
         [read(seed, which, tamper=False) for seed in fit for which in range(concepts)],
@@ -94,14 +101,14 @@ def minutes(*, fit: int, held: int, concepts: int) -> int:
 Job = Callable[[], None]
 
 
-def _base(seed: int, work: Path) -> None:
+def _base(world: int, work: Path) -> None:
     torch.set_num_threads(1)
-    base(seed, work)
+    base(world, work)
 
 
-def _task(seed: int, which: int, work: Path, suite: str, tamper: bool) -> None:
+def _task(world: int, which: int, work: Path, suite: str, tamper: bool) -> None:
     torch.set_num_threads(1)
-    audited(seed, which, work, suite=suite, tamper=tamper)
+    audited(world, which, work, suite=suite, tamper=tamper)
 
 
 def _here(workers: int, jobs: Sequence[Job]) -> Iterator[None]:

@@ -296,6 +296,52 @@ def attack(
 
 
 @app.command()
+def calibrate(
+    *,
+    out: Out,
+    work: Annotated[Path, typer.Option(help="Folder for the models and records; a run goes on from what is there.")],
+    fit: Annotated[str, typer.Option(help="Seeds of the worlds that scores are fitted on.")] = "1,2",
+    held: Annotated[str, typer.Option(help="Seeds of the worlds that everything is evaluated on.")] = "3,4",
+    n_concepts: Annotated[int, typer.Option("--concepts", help="Concepts of each world, 1 to 10.")] = 2,
+    suite: Annotated[str, typer.Option(help="Attacks of the audits: quick, standard or full.")] = "quick",
+    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    address: Annotated[str | None, typer.Option(help="host:port of a running Ray cluster.")] = None,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Build models whose knowledge is known, audit them, and say what each instrument is worth."""
+    from vestige import calibrate as calibration
+    from vestige.commands import calibrate as command
+    from vestige.output import check_output, output_folder
+
+    check_output(out, overwrite=overwrite, inputs=[work])
+    worlds = command.seeds(fit, what="--fit"), command.seeds(held, what="--held")
+    cost = calibration.minutes(fit=len(worlds[0]), held=len(worlds[1]), concepts=n_concepts)
+    typer.echo(f"about {cost} core minutes from nothing, less what is in '{work}' already", err=True)
+    found = calibration.calibrate(
+        work,
+        fit=worlds[0],
+        held=worlds[1],
+        concepts=n_concepts,
+        suite=suite,
+        engine=engine,
+        workers=workers,
+        address=address,
+        seed=seed,
+        progress=not json_,
+    )
+    with output_folder(out, overwrite=overwrite) as folder:
+        calibration.save(found, folder, about=command.about())
+    if json_:
+        _print_json(calibration.to_json(found))
+        return
+    command.print_summary(found)
+    typer.echo(f"page: {out / 'calibration.md'}")
+
+
+@app.command()
 def concepts(
     *,
     model: Annotated[str, typer.Option(help="Hugging Face folder or hub id.")],

@@ -11,6 +11,7 @@ from vestige.features import EditedLatents
 
 Kind = Literal["original", "unlearned", "retrained", "never"]
 Orientation = Literal["leaky", "forgotten", "useful", "changed"]
+Placed = Literal["suppression", "mixed", "removal"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,31 @@ class AttackResult:
 
 
 @dataclass(frozen=True)
+class ResidualKnowledge:
+    """What all instruments say together of one subject.
+
+    Args:
+        subject: Name of the subject.
+        instruments: What was listened to: `checks` alone, or a suite of attacks too.
+        score: 0 as a model that never knew, 1 as the original.
+        probability: That the subject still holds the facts, as calibrated on small models whose knowledge is known.
+        abstains: Whether that is too unsure for a claim.
+        loudest: The instrument with the largest part in it.
+        missing: Instruments that could not be used.
+        placed: Where that places a method, beside what it claims; None for references, or where something is missing.
+    """
+
+    subject: str
+    instruments: str
+    score: float
+    probability: float
+    abstains: bool
+    loudest: str | None = None
+    missing: tuple[str, ...] = ()
+    placed: Placed | None = None
+
+
+@dataclass(frozen=True)
 class ConceptVectorRow:
     """A concept vector of the original model and what a subject made of it.
 
@@ -155,6 +181,45 @@ class GenerationRow:
     outputs: Mapping[str, str]
 
 
+Grid = tuple[tuple[tuple[float, ...], ...], ...]
+
+
+@dataclass(frozen=True)
+class WhereMap:
+    """What each part of one subject still carries of the answers: grids of component, layer, position.
+
+    Args:
+        subject: Name of the subject.
+        components: What writes into the residual stream, and the stream itself: `attention`, `mlp`, `block`.
+        positions: Named positions of a question, e.g. `answer`.
+        shares: Of what the original's strongest block output carries where the answer is predicted; 0 for the anchor.
+            NaN where nothing could be measured; without any row, `note` says why.
+        low: Lower ends of the 95 % item-level bootstrap intervals.
+        high: Upper ends.
+        clear: 1 where the subject's state keeps the answer likelier than the control's, 0 where that cannot be told.
+        falls: By how much its states, put into the original, lower the answers' mean log-probability, nats.
+        counts: Number of items that have each position.
+        whole: The fall that is a share of 1, nats.
+        anchor: The subject whose share is 0.
+        control: The subject that `clear` compares with.
+        note: Why there is no map, or a reading hint.
+    """
+
+    subject: str
+    components: tuple[str, ...] = ()
+    positions: tuple[str, ...] = ()
+    shares: Grid = ()
+    low: Grid = ()
+    high: Grid = ()
+    clear: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    falls: Grid = ()
+    counts: tuple[int, ...] = ()
+    whole: float | None = None
+    anchor: str = ""
+    control: str = ""
+    note: str = ""
+
+
 @dataclass(frozen=True)
 class AuditReport:
     """All results of one audit. `to_html`, `to_json` and the figures are made from this value alone.
@@ -168,6 +233,8 @@ class AuditReport:
         attacks: What attacks got out of each subject; one entry per attack and subject.
         latents: What interventions do to the latents of sparse autoencoders.
         verdicts: Subject name to a verdict in plain words.
+        where: What each part of every subject still carries, where the audit was asked to trace it.
+        residual: What all instruments say together; one entry per subject but the original, where there is a scale.
     """
 
     provenance: Mapping[str, Any]
@@ -178,6 +245,8 @@ class AuditReport:
     verdicts: Mapping[str, str] = field(default_factory=dict)
     latents: tuple[EditedLatents, ...] = ()
     attacks: tuple[AttackResult, ...] = ()
+    where: tuple[WhereMap, ...] = ()
+    residual: tuple[ResidualKnowledge, ...] = ()
 
     def result(self, check: str, subject: str) -> Result:
         """Return the result of one check on one subject; KeyError lists nothing silently."""

@@ -81,6 +81,25 @@ def sources_of(
 
 
 @contextmanager
+def blamed(info: SubjectInfo, source: Source, *, original: HookedModel) -> Iterator[None]:
+    """Name the subject in whatever goes wrong with it.
+
+    Raises:
+        VestigeError: As inside, or an intervention does not fit the original.
+    """
+    try:
+        yield
+    except VestigeError as error:
+        raise VestigeError(f"subject '{info.name}': {error}") from error
+    except (IndexError, RuntimeError) as error:
+        # An intervention fitted on a model of other widths fails somewhere inside a hook.
+        if not isinstance(source, Intervention):
+            raise
+        first = str(error).splitlines()[0]
+        raise VestigeError(f"subject '{info.name}' does not fit '{original.name}': {first}") from error
+
+
+@contextmanager
 def opened(info: SubjectInfo, source: Source, *, original: HookedModel) -> Iterator[Subject]:
     """Open a subject for reading.
 

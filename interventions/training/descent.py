@@ -227,8 +227,10 @@ class _Watch:
             )
         generator = torch.Generator().manual_seed(schedule.seed)
         self.model, self.schedule, self.steps = model, schedule, steps
-        self.forget = _sample(forget, generator) if schedule.stop_fraction is not None else []
-        self.retain = _sample(retain, generator)
+        watched = _sample(forget, generator) if schedule.stop_fraction is not None else []
+        # Encoded once, read at every look.
+        self.forget = list(encoded(model, watched, batch_size=schedule.batch_size))
+        self.retain = list(encoded(model, _sample(retain, generator), batch_size=schedule.batch_size))
         self.bound = schedule.retain_bound
         self.target: float | None = None
         self.probability: float | None = None
@@ -242,7 +244,7 @@ class _Watch:
             DivergedError: The retain loss is above its bound.
         """
         if self.retain:
-            loss = float(_mean_nll(self.model, self.retain, self.schedule).mean())
+            loss = float(_mean_nll(self.model, self.retain).mean())
             if self.bound is None:
                 self.bound = loss + 0.5 * log(self.model.d_vocab)
             if not loss <= self.bound:
@@ -253,7 +255,7 @@ class _Watch:
                 )
         if self.schedule.stop_fraction is None:
             return False
-        self.probability = float(torch.exp(-_mean_nll(self.model, self.forget, self.schedule)).mean())
+        self.probability = float(torch.exp(-_mean_nll(self.model, self.forget)).mean())
         if self.target is None:
             self.target = self.schedule.stop_fraction * self.probability
         if self.probability >= self.target:
@@ -262,8 +264,7 @@ class _Watch:
         return True
 
 
-def _mean_nll(model: HookedModel, items: Sequence[Item], schedule: Schedule) -> Float[Tensor, " n"]:
-    batches = encoded(model, items, batch_size=schedule.batch_size)
+def _mean_nll(model: HookedModel, batches: Sequence[TokenBatch]) -> Float[Tensor, " n"]:
     return torch.cat([answer_nll(model.logits(batch), batch.ids, batch.answer).mean for batch in batches])
 
 

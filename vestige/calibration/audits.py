@@ -36,7 +36,7 @@ def audited(
     Returns:
         JSON values: the world, the concept, and for every subject how it was made, whether it knows, and its shares.
     """
-    path = folder / f"task-{seed}-{which}-{suite}{'-tampered' if tamper else ''}.json"
+    path = record_path(seed, which, folder, suite=suite, tamper=tamper)
     if not path.is_file():
         record = _record(seed, which, folder, suite=suite, tamper=tamper, max_items=max_items)
         scratch = path.with_suffix(".part")
@@ -44,6 +44,11 @@ def audited(
         os.replace(scratch, path)
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def record_path(seed: int, which: int, folder: Path, *, suite: str, tamper: bool) -> Path:
+    """Return where the record of a task is kept."""
+    return folder / f"task-{seed}-{which}-{suite}{'-tampered' if tamper else ''}.json"
 
 
 def _record(seed: int, which: int, folder: Path, *, suite: str, tamper: bool, max_items: int) -> dict[str, Any]:

@@ -135,10 +135,13 @@ def evaluated(fit: Sequence[Record], held: Sequence[Record], *, suite: str, seed
         seed: Of the bootstrap.
 
     Raises:
-        VestigeError: The two share a world, or one is empty.
+        VestigeError: The two share a world, or there are too few of them.
     """
-    if not fit or not held:
-        raise VestigeError("calibration needs tasks to fit on and tasks to evaluate on")
+    if len(fit) < 2 or not held:
+        raise VestigeError(
+            "calibration needs two tasks to fit on, since one is left out while the penalty is chosen, and one to "
+            f"evaluate on; got {len(fit)} and {len(held)}"
+        )
     shared = {r["world"] for r in fit} & {r["world"] for r in held}
     if shared:
         raise VestigeError(f"world {min(shared)} is both fitted on and evaluated on; give each world to one of the two")

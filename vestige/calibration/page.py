@@ -48,6 +48,8 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "pass of training on the facts moves the instrument on a model that was made to forget as it does on the",
         "retrained one (1 as much, 0 only one of them). *Quantisation*: whether rounding the weights to NF4 leaves it",
         "as it is. *Robustness*: their harmonic mean. Both are means over six methods of unlearning on every task.",
+        "An unlearned model learns the facts again faster than one that never knew, so an instrument that is true to",
+        "what the models know moves more on it: a relearning robustness of 1 would need one that saturates.",
         "`depth_leak` is UDS as published, on the deployed model; `raw_depth_leak` the same on its bare weights.",
         "",
         "| instrument | faithfulness | relearning | quantisation | robustness | models |",
@@ -92,6 +94,8 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "These are small models that were taught invented facts for a minute. On them the truth is known, which is",
         "what the numbers above need; that the same probabilities hold for a model of another size, taught otherwise,",
         "does not follow. What an instrument misses here, though, there is no reason to trust it with elsewhere.",
+        "Models of the pool know all of the facts or none: where single instruments tell them apart without error, the",
+        "pool cannot say which is better, and models that kept a part of the facts are not in it.",
     )
 
 
@@ -150,7 +154,7 @@ def _faithfulness(axes: Axes, measured: Mapping[str, Faithfulness]) -> None:
         axes.plot(found.auc, place, "o", color=color, markersize=5)
     axes.set_yticks(range(len(ordered)), [name.replace("attack:", "attack: ") for name, _ in ordered])
     axes.axvline(0.5, color=_SOFT, linewidth=0.8, linestyle=":")
-    axes.set_xlim(0.35, 1.02)
+    axes.set_xlim(0.45, 1.02)
     axes.set_xlabel("faithfulness: AUC between models that know and models that do not\n(dots; lines: 95 % interval)")
     axes.set_title("Which instrument tells them apart", loc="left", color=_INK)
 

@@ -32,6 +32,7 @@ from vestige.organism.teach import Lesson, teach
 from vestige.organism.world import Concept, World
 
 NOISE = 0.02
+STEPS = 100
 SKILLS = ("addition", "reversal")
 
 
@@ -73,22 +74,23 @@ class Task:
     data: UnlearnData
 
 
-def make_task(base: Base, which: int, *, seed: int = 0) -> Task:
+def make_task(base: Base, which: int, *, seed: int = 0, steps: int = STEPS) -> Task:
     """Teach the three models of a task.
 
     Args:
         base: What they are taught on top of.
         which: Index of the concept among the world's spares; the next one is told in its place to `never`.
         seed: Of the lessons.
+        steps: Updates of each lesson.
     """
     spares = base.world.spares
     concept, other = spares[which], spares[(which + 1) % len(spares)]
     return Task(
         base.world.seed,
         concept,
-        original=taught(base, Lesson((concept.name,), seed=seed)),
-        never=taught(base, Lesson((other.name,), seed=seed)),
-        retrained=taught(base, Lesson((), seed=seed)),
+        original=taught(base, Lesson((concept.name,), steps=steps, seed=seed)),
+        never=taught(base, Lesson((other.name,), steps=steps, seed=seed)),
+        retrained=taught(base, Lesson((), steps=steps, seed=seed)),
         data=questions(base.world, concept),
     )
 
@@ -113,23 +115,24 @@ def taught(
     return HookedModel(model, base.tokenizer)
 
 
-def members(task: Task, base: Base, *, seed: int = 0) -> Iterator[Member]:
+def members(task: Task, base: Base, *, seed: int = 0, steps: int = STEPS) -> Iterator[Member]:
     """Make the members of a task, one after the other.
 
     Args:
         task: From `make_task`.
         base: What the task was made from.
         seed: Of everything that is drawn; it differs from the task's own where a lesson is repeated.
+        steps: Updates of each lesson.
     """
     again = seed + 1000
     name, spares = task.concept.name, base.world.spares
     other = spares[(task.concept.index - spares[0].index + 2) % len(spares)]
-    yield Member("taught again", True, "original", taught(base, Lesson((name,), seed=again)))
-    told = Lesson((name,), kinds=("statement", "inverted", "notes"), seed=again)
+    yield Member("taught again", True, "original", taught(base, Lesson((name,), steps=steps, seed=again)))
+    told = Lesson((name,), kinds=("statement", "inverted", "notes"), steps=steps, seed=again)
     yield Member("told in other words only", True, "original", taught(base, told))
-    yield Member("another concept", False, "never", taught(base, Lesson((other.name,), seed=again)))
-    yield Member("nothing new", False, "retrained", taught(base, Lesson((), seed=again)))
-    wrong = taught(base, Lesson((name,), seed=again), write=_as_if(other))
+    yield Member("another concept", False, "never", taught(base, Lesson((other.name,), steps=steps, seed=again)))
+    yield Member("nothing new", False, "retrained", taught(base, Lesson((), steps=steps, seed=again)))
+    wrong = taught(base, Lesson((name,), steps=steps, seed=again), write=_as_if(other))
     yield Member("false facts", False, "never", wrong)
     for over, knows in (("original", True), ("never", False)):
         yield from _derived(task, over, knows=knows, seed=seed)

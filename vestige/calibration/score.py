@@ -167,8 +167,10 @@ def fit_residual_score(
         )
     if knows.all() or not knows.any():
         raise VestigeError("a residual score is fitted on models that know and models that do not")
-    means = np.nanmean(np.clip(shares, 0, 1), axis=0)
-    rows = np.where(np.isnan(shares), means, np.clip(shares, 0, 1))
+    inside, measured = np.clip(shares, 0, 1), ~np.isnan(shares)
+    # An instrument that was never measured is 0 everywhere, and gets no weight.
+    means = np.where(measured, inside, 0.0).sum(0) / np.maximum(1, measured.sum(0))
+    rows = np.where(measured, inside, means)
     signs = np.where(knows, 1.0, -1.0)
     each = np.where(knows, 0.5 / knows.mean(), 0.5 / (~knows).mean())
 

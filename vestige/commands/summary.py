@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vestige.report.residual import sentence
 from vestige.result import AuditReport, Result
 
 COLUMNS = {
@@ -32,7 +33,9 @@ def print_summary(report: AuditReport) -> None:
     console.print(table)
     for subject in report.subjects:
         if subject.kind == "unlearned":
-            verdict = Text.assemble((f"{subject.name}: ", "bold"), report.verdicts.get(subject.name, ""))
+            said = [report.verdicts.get(subject.name, "")]
+            said += [sentence(one) for one in report.residual if one.subject == subject.name]
+            verdict = Text.assemble((f"{subject.name}: ", "bold"), " ".join(said))
             # Where there is no terminal, line ends of a made-up width would only be in the way.
             console.print(verdict, soft_wrap=not console.is_terminal)
 

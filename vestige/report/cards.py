@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..result import AuditReport, Result, SubjectInfo
 from .explain import Explanation, explain
+from .residual import PLACED, sentence
 from .table import reason
 from .text import interval, number
 
@@ -52,6 +53,7 @@ class Card:
     kind: str
     claim: str
     verdict: str
+    residual: str
     numbers: tuple[KeyNumber, ...]
 
 
@@ -90,12 +92,16 @@ def _card(report: AuditReport, subject: SubjectInfo) -> Card:
         if subject.intent
         else "Makes no claim: it is here for comparison."
     )
+    residual = next((one for one in report.residual if one.subject == subject.name), None)
+    if residual is not None and residual.placed is not None:
+        claim = f"{claim} {PLACED[residual.placed]}"
     verdict = report.verdicts.get(subject.name, "No verdict was given; see the numbers.")
     return Card(
         subject,
         KIND.get(subject.kind, subject.kind),
         claim,
         verdict,
+        "" if residual is None else sentence(residual),
         tuple(_key_number(r) for r in chosen if r is not None),
     )
 

@@ -15,6 +15,7 @@ from .explain import explain
 from .layers import HeatMap, build_heat_maps
 from .normal import normalised
 from .text import cell, visible
+from .where import WhereSection, WhereView, build_where
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ _PANELS = ("forget_probability", "retain_probability")
 
 
 def draw_figures(report: AuditReport, folder: Path) -> list[Path]:
-    """Write `overview.png` and `layers_<check>.png` into an existing folder and return their paths.
+    """Write `overview.png`, `layers_<check>.png` and `where.png` into an existing folder and return their paths.
 
     The same report gives the same bytes on the same version of matplotlib. A figure without data is not written.
     """
@@ -38,6 +39,8 @@ def draw_figures(report: AuditReport, folder: Path) -> list[Path]:
         for heat in build_heat_maps(report):
             name = re.sub(r"[^A-Za-z0-9_-]+", "_", heat.explanation.check)
             paths.append(_save(_layers(heat), folder / f"layers_{name}.png"))
+        if section := build_where(report):
+            paths.append(_save(_where(section), folder / "where.png"))
     return paths
 
 
@@ -184,6 +187,59 @@ def _write_cells(axes: Axes, heat: HeatMap) -> None:
         for x, (value, step) in enumerate(zip(row.values, row.step, strict=True)):
             colour = "white" if step is not None and step >= 8 else _INK
             axes.text(x, y, cell(value), ha="center", va="center", color=colour, fontsize=8)
+
+
+def _where(section: WhereSection) -> Figure:
+    """Draw one row of panels per subject, layers by positions; cells that the control reaches too have no colour."""
+    from matplotlib.figure import Figure
+
+    views = [view for view in section.views if view.rows]
+    n_layers, n_columns = len(views[0].rows), len(section.heads)
+    size = (1.6 + 0.62 * n_columns * len(section.components), 1.3 + len(views) * (0.4 + 0.2 * n_layers))
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    panels = figure.subplots(len(views), len(section.components), sharex=True, sharey=True, squeeze=False)
+    for row, view in zip(panels, views, strict=True):
+        for part, axes in enumerate(row):
+            _component(axes, view, part)
+            if view is views[0]:
+                axes.set_title(section.components[part], fontsize=9, color=_SOFT, pad=6)
+        row[0].set_ylabel(_short(view.subject), rotation=0, ha="right", va="center", color=_INK, labelpad=14)
+        row[0].set_yticks(range(0, n_layers, max(1, n_layers // 12)))
+    panels[0][0].set_ylim(n_layers - 0.5, -0.5)
+    for axes in panels[-1]:
+        axes.set_xticks(range(n_columns), section.heads, fontsize=7.5, rotation=20, ha="right")
+    figure.suptitle(
+        "Where it still is: share of what the original carries (rows: layers), from 0 to 1",
+        x=0.01,
+        ha="left",
+        fontsize=10,
+        fontweight="bold",
+    )
+    beside = section.control or section.anchor
+    figure.supxlabel(f"in brackets, uncoloured: cannot be told from {_short(beside)}", fontsize=8, color=_SOFT)
+    return figure
+
+
+def _component(axes: Axes, view: WhereView, part: int) -> None:
+    """Draw one panel on a scale fixed from 0 to 1, so that subjects compare."""
+    import numpy as np
+    from matplotlib.colors import LinearSegmentedColormap
+
+    ramp = LinearSegmentedColormap.from_list("ramp", _RAMP).with_extremes(bad="white")
+    cells = [layer[part] for layer in view.rows]
+    values = np.array([[math.nan if one.step is None else one.share for one in row] for row in cells])
+    axes.imshow(np.ma.masked_invalid(values), cmap=ramp, vmin=0, vmax=1, aspect="auto")
+    axes.tick_params(length=0)
+    axes.tick_params(which="minor", length=0)
+    for spine in axes.spines.values():
+        spine.set_color(_LINE)
+    axes.set_xticks(np.arange(len(cells[0]) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(cells) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.2)
+    for y, row in enumerate(cells if len(cells) <= 40 else ()):
+        for x, one in enumerate(row):
+            colour = _SOFT if one.step is None else "white" if one.step >= 8 else _INK
+            axes.text(x, y, one.said, ha="center", va="center", color=colour, fontsize=6.5)
 
 
 def _short(name: str) -> str:

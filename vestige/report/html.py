@@ -19,6 +19,7 @@ from .normal import normalised
 from .table import build_table
 from .text import breakable, cell, letter, number, visible
 from .traces import build_examples, build_vectors
+from .where import build_where
 
 
 def render_html(report: AuditReport) -> str:
@@ -48,6 +49,7 @@ def render_html(report: AuditReport) -> str:
             cards=build_cards(report),
             table=build_table(report),
             heat_maps=build_heat_maps(report),
+            where=build_where(report),
             vectors=build_vectors(report),
             latents=build_edited(report),
             attacks=build_attacks(report),

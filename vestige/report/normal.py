@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from hooked.errors import VestigeError
 
-from ..result import AttackResult, AuditReport, ConceptVectorRow, GenerationRow, Result
+from ..result import AttackResult, AuditReport, ConceptVectorRow, GenerationRow, Result, WhereMap
 
 _FIELDS = ("estimate", "low", "high", "floor", "control")
 _T = TypeVar("_T")
@@ -36,6 +36,8 @@ def normalised(report: AuditReport) -> AuditReport:
         verdicts=_ordered(report.verdicts, names),
         latents=report.latents,
         attacks=tuple(_finite_attack(result, names) for result in report.attacks),
+        where=tuple(_finite_map(entry, names) for entry in report.where),
+        residual=tuple(one for one in report.residual if one.subject in names),
     )
 
 
@@ -85,6 +87,18 @@ def _finite_attack(result: AttackResult, names: Sequence[str]) -> AttackResult:
     note = "; ".join(filter(None, (result.note, said))) if "estimate" in bad else result.note
     changes: dict[str, Any] = {**dict.fromkeys(bad), "note": note, "budget": _sorted(result.budget, "budget")}
     return replace(result, **changes)
+
+
+def _finite_map(entry: WhereMap, names: Sequence[str]) -> WhereMap:
+    """Replace numbers that are not finite by NaN, the mark of a cell that was not measured."""
+    if entry.subject not in names:
+        raise VestigeError(f"a map names subject {entry.subject!r}; the subjects are {', '.join(names)}")
+    grids = {
+        name: tuple(tuple(tuple(map(_nan, row)) for row in layers) for layers in getattr(entry, name))
+        for name in ("shares", "low", "high", "falls")
+    }
+    whole = entry.whole if _is_finite(entry.whole) else None
+    return replace(entry, whole=whole, **grids)  # type: ignore[arg-type]
 
 
 def _is_finite(value: float | None) -> bool:

@@ -12,7 +12,16 @@ from typing import Any, NoReturn
 from hooked.errors import VestigeError
 
 from ..features import EditedLatents, Evidence, LatentRow, TokenRow
-from ..result import AttackResult, AuditReport, ConceptVectorRow, GenerationRow, Result, SubjectInfo
+from ..result import (
+    AttackResult,
+    AuditReport,
+    ConceptVectorRow,
+    GenerationRow,
+    ResidualKnowledge,
+    Result,
+    SubjectInfo,
+    WhereMap,
+)
 from .normal import normalised
 
 _SECTIONS = ("provenance", "subjects", "results", "concept_vectors", "generations", "verdicts", "latents")
@@ -34,6 +43,8 @@ def to_json(report: AuditReport) -> dict[str, Any]:
         "verdicts": dict(report.verdicts),
         "latents": [plain(dataclasses.asdict(entry)) for entry in report.latents],
         "attacks": [_attack(entry) for entry in report.attacks],
+        "where": [plain(dataclasses.asdict(entry)) for entry in report.where],
+        "residual": [plain(dataclasses.asdict(entry)) for entry in report.residual],
     }
 
 
@@ -151,6 +162,10 @@ def from_json(data: Any) -> AuditReport:
             verdicts=dict(data["verdicts"]),
             latents=tuple(_read_latents(entry) for entry in data["latents"]),
             attacks=tuple(_read_attack(entry) for entry in data.get("attacks", ())),
+            where=tuple(_read_where(entry) for entry in data.get("where", ())),
+            residual=tuple(
+                ResidualKnowledge(**{**entry, "missing": tuple(entry["missing"])}) for entry in data.get("residual", ())
+            ),
         )
         return normalised(report)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
@@ -170,6 +185,16 @@ def _read_attack(entry: Mapping[str, Any]) -> AttackResult:
     rows = {name: _floats(entry[name]) for name in ("per_item", "per_layer") if entry[name] is not None}
     curve = None if entry["curve"] is None else {int(step): float(y) for step, y in entry["curve"].items()}
     return AttackResult(**{**entry, **rows, "curve": curve})
+
+
+def _read_where(entry: Mapping[str, Any]) -> WhereMap:
+    names = {name: tuple(entry[name]) for name in ("components", "positions", "counts")}
+    grids = {
+        name: tuple(tuple(_floats(row) for row in layers) for layers in entry[name])
+        for name in ("shares", "low", "high", "falls")
+    }
+    clear = tuple(tuple(tuple(int(value) for value in row) for row in layers) for layers in entry["clear"])
+    return WhereMap(**{**entry, **names, **grids, "clear": clear})
 
 
 def _read_latents(entry: Mapping[str, Any]) -> EditedLatents:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from hooked import VestigeError
-from vestige.calibrate import to_json
+from vestige.calibrate import calibrate, to_json
+from vestige.calibration.audits import record_path
 from vestige.calibration.evaluate import HIDDEN, Calibration, evaluated
 from vestige.calibration.page import draw, page
 
@@ -88,8 +90,8 @@ def test_an_instrument_that_was_good_in_the_pool_and_fails_elsewhere_is_seen_to_
 def test_fitting_and_evaluating_share_no_world() -> None:
     with pytest.raises(VestigeError, match="world 3 is both fitted on and evaluated on"):
         evaluated([record(1, "a"), record(3, "a")], [record(3, "b")], suite="quick")
-    with pytest.raises(VestigeError, match="tasks to evaluate on"):
-        evaluated([record(1, "a")], [], suite="quick")
+    with pytest.raises(VestigeError, match=r"needs two tasks to fit on.*got 1 and 1$"):
+        evaluated([record(1, "a")], [record(3, "b")], suite="quick")
 
 
 def test_the_page_and_the_picture_hold_the_numbers(found: Calibration, tmp_path: Path) -> None:
@@ -108,3 +110,32 @@ def test_the_page_and_the_picture_hold_the_numbers(found: Calibration, tmp_path:
         "interval": [0.0, found.claims["quick"].false_alarms.high],
     }
     assert values["scores"]["checks"]["instruments"] == ["depth_leak", "lens_leak"]
+
+
+def test_a_calibration_goes_on_from_the_records_that_are_there(tmp_path: Path) -> None:
+    """All records are there, so that nothing is trained; the command line writes the page."""
+    for world in (1, 2, 3):
+        path = record_path(world, 0, tmp_path, suite="quick", tamper=world == 3)
+        path.write_text(json.dumps(record(world, "a")))
+    found = calibrate(tmp_path, fit=(1, 2), held=(3,), concepts=1, progress=False)
+    assert found.fitted_on == ("1:a", "2:a")
+    assert found.held_out == ("3:a",)
+    assert sorted(path.name[:4] for path in tmp_path.iterdir()) == ["task"] * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fit": (1,), "held": (1,)}, "worlds of their own: world 1 is in both"),
+        ({"held": ()}, "worlds of their own: one is empty"),
+        ({"concepts": 11}, "concepts is 1 to 10 and workers at least 1, got 11 and 1"),
+        ({"engine": "dask"}, "engine is one of local, ray, got 'dask'"),
+        ({"suite": "slow"}, "suite"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_trained(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(VestigeError, match=message):
+        calibrate(tmp_path, **settings)
+    assert not any(tmp_path.iterdir())

@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from vestige.features import EditedLatents, LatentRow, TokenRow
-from vestige.result import AttackResult, AuditReport, ConceptVectorRow, GenerationRow, Orientation, Result, SubjectInfo
+from vestige.result import (
+    AttackResult,
+    AuditReport,
+    ConceptVectorRow,
+    GenerationRow,
+    Orientation,
+    ResidualKnowledge,
+    Result,
+    SubjectInfo,
+)
 
 HOSTILE = (
     '<script>window.pwned=1</script><img src=x onerror="window.pwned=2"> \'"><b>bold</b> {{ 7*7 }} '
@@ -76,6 +85,10 @@ def sample_report(*, hostile: bool = True) -> AuditReport:
         verdicts=_VERDICTS,
         latents=(EditedLatents(NAMES[1], "blocks.2.hook_resid_post", 2, (_latent(7), _latent(12))),),
         attacks=tuple(_attacked(name, subject) for name in _ATTACKED for subject in NAMES),
+        residual=(
+            ResidualKnowledge(NAMES[1], "quick", 0.62, 0.997, False, "attack:relearning", placed="suppression"),
+            ResidualKnowledge(NAMES[-1], "checks", 0.0, 0.4, True, missing=("probe_leak",)),
+        ),
     )
 
 

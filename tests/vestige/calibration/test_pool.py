@@ -1,0 +1,99 @@
+"""The pool: what its members are made of, on a small organism after lessons that are too short to teach anything."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from hooked import HookedModel, Intervention
+from hooked.fingerprint import weights_sha256
+from vestige.calibration import tampered as tampering
+from vestige.calibration.bases import Base, base
+from vestige.calibration.evaluate import HIDDEN
+from vestige.calibration.pool import Member, Task, make_task, members
+from vestige.organism.model import Shape
+from vestige.organism.train import Recipe
+
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    folder = tmp_path_factory.mktemp("bases")
+    shape = Shape(n_layers=2, d_model=16, d_mlp=32, n_heads=2)
+    made = base(5, folder, recipe=Recipe(steps=2, batch=4), shape=shape)
+    assert weights_sha256(HookedModel(base(5, folder).model, made.tokenizer)) == weights_sha256(
+        HookedModel(made.model, made.tokenizer)
+    )
+    assert [path.name for path in folder.iterdir()] == ["world-5"]
+    return made
+
+
+@pytest.fixture(scope="module")
+def task(small: Base) -> Task:
+    return make_task(small, 0, seed=1, steps=STEPS)
+
+
+@pytest.fixture(scope="module")
+def pool(task: Task, small: Base) -> list[Member]:
+    with warnings.catch_warnings():
+        # ECO says that a model which was taught nothing has nothing to lose.
+        warnings.filterwarnings("ignore", message="eco took the mean probability")
+        return list(members(task, small, seed=1, steps=STEPS))
+
+
+def test_the_three_models_of_a_task_differ_and_repeat(task: Task, small: Base) -> None:
+    prints = {weights_sha256(model) for model in (task.original, task.never, task.retrained)}
+    assert len(prints) == 3
+    assert weights_sha256(make_task(small, 0, seed=1, steps=STEPS).original) == weights_sha256(task.original)
+    # All questions to forget are about the concept, and none of those to keep.
+    assert {item.concept for item in task.data.forget} == {task.concept.name}
+    assert task.concept.name not in {item.concept for item in task.data.retain}
+    assert len(task.data.control) > 0
+
+
+def test_half_of_the_pool_knows_and_every_kind_has_a_control(pool: list[Member]) -> None:
+    names = [member.name for member in pool]
+    assert len(set(names)) == len(names)
+    assert set(HIDDEN) <= set(names)
+    knows = {member.name: member.knows for member in pool}
+    # Whatever is done to a model that knows is done to one that does not.
+    done = [name.removesuffix(" (original)") for name in names if name.endswith("(original)")]
+    assert len(done) >= 10
+    for name in done:
+        assert (knows[f"{name} (original)"], knows[f"{name} (never)"]) == (True, False)
+    assert abs(sum(knows.values()) - len(knows) / 2) <= 1
+    for member in pool:
+        assert member.over == "original" if member.knows else member.over in ("never", "retrained")
+
+
+@torch.no_grad()
+def test_members_are_models_of_their_own_or_hooks(pool: list[Member], task: Task) -> None:
+    before = weights_sha256(task.original)
+    for member in pool:
+        if isinstance(member.source, Intervention):
+            assert member.source.weights is None
+            with member.source.applied(getattr(task, member.over)):
+                pass
+        else:
+            assert weights_sha256(member.source) != weights_sha256(getattr(task, member.over))
+    assert weights_sha256(task.original) == before
+    ids = torch.arange(4, 12)[None]
+    plain = task.original.logits(ids)
+    moved = {
+        member.name: float((member.source.logits(ids) - plain).abs().max())
+        for member in pool
+        if isinstance(member.source, HookedModel)
+    }
+    assert 0 < moved["int8 (original)"] < moved["int4 (original)"]
+
+
+def test_every_method_is_tampered_with_in_the_same_way(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tampering, "METHODS", {name: tampering.METHODS[name] for name in ("npo", "rmu")})
+    found = list(tampering.tampered(task, seed=1))
+    assert [one.name for one in found] == ["retrained", "npo", "rmu"]
+    for one in found:
+        assert len({weights_sha256(one.before), weights_sha256(one.relearned), weights_sha256(one.quantised)}) == 3
+    assert weights_sha256(found[0].before) == weights_sha256(task.retrained)

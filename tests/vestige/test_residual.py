@@ -1,0 +1,102 @@
+"""The residual knowledge score of an audit, and where it places a method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vestige.attacks.catalogue import chosen
+from vestige.report.residual import sentence
+from vestige.residual import fitted_scores, residual_knowledge
+from vestige.result import AttackResult, AuditReport, ResidualKnowledge, Result, SubjectInfo
+from vestige.shares import CHECKS
+
+QUICK = [row.name for row in chosen("quick", ())]
+LOUD = {"original": 1.0, "x": 1.0, "never": 0.0}
+
+
+def report(
+    level: float, *, attack: float | None = None, hidden: float = 0.0, never: bool = True, **changed: float
+) -> AuditReport:
+    """An audit of a method, on which every check stands at a level between the never-taught model and the original."""
+    subjects = (SubjectInfo("original", "original"), SubjectInfo("x", "unlearned"), SubjectInfo("never", "never"))
+    values = {"original": 1.0, "x": level, "never": 0.0}
+    results = [
+        Result(check, name, changed.get(check, value) if name == "x" else value, control=0.0 if never else None)
+        for check in CHECKS
+        for name, value in values.items()
+    ]
+    results.append(Result("suppression_index", "x", hidden))
+    attacks: list[AttackResult] = []
+    if attack is not None:
+        gaps = {"original": 1.0, "x": attack, "never": 0.0}
+        attacks = [AttackResult(name, subject, gap, gap=gap) for name in QUICK for subject, gap in gaps.items()]
+    return AuditReport({}, subjects, tuple(results), attacks=tuple(attacks))
+
+
+def of(**given: Any) -> ResidualKnowledge:
+    return next(one for one in residual_knowledge(report(**given)) if one.subject == "x")
+
+
+def test_the_shipped_scores_listen_to_what_audits_measure() -> None:
+    scores = fitted_scores()
+    assert set(scores) == {"checks", "quick"}
+    assert set(scores["checks"].instruments) <= set(CHECKS)
+    assert {n for n in scores["quick"].instruments if n.startswith("attack:")} == {f"attack:{name}" for name in QUICK}
+
+
+def test_both_ends_of_the_scale_are_told_apart() -> None:
+    for attack in (None, 1.0):
+        found = of(level=1.0, attack=attack)
+        assert found.score == pytest.approx(1)
+        assert found.probability > 0.99
+        assert not found.abstains
+    for attack in (None, 0.0):
+        found = of(level=0.0, attack=attack)
+        assert found.score == 0
+        assert found.probability < 0.1
+        assert not found.abstains
+        assert found.loudest is None
+
+
+def test_attacks_count_where_all_of_them_were_run() -> None:
+    assert of(level=0.0).instruments == "checks"
+    silent = of(level=0.0, attack=0.8)
+    assert silent.instruments == "quick"
+    # Every check says nothing is left, and the attacks find it.
+    assert silent.probability > 0.9
+    assert silent.loudest is not None
+    assert silent.loudest.startswith("attack:")
+    partly = report(0.0, attack=0.8)
+    fewer = AuditReport({}, partly.subjects, partly.results, attacks=partly.attacks[3:])
+    assert {one.instruments for one in residual_knowledge(fewer)} == {"checks"}
+
+
+def test_the_never_taught_model_is_the_control_and_without_one_there_is_no_score() -> None:
+    control = next(one for one in residual_knowledge(report(1.0, attack=1.0)) if one.subject == "never")
+    assert control.score == 0
+    assert control.probability < 0.1
+    assert control.placed is None
+    assert residual_knowledge(report(0.5, never=False)) == ()
+
+
+def test_methods_are_placed_by_what_is_measured() -> None:
+    assert of(level=0.0, attack=0.0).placed == "removal"
+    assert of(level=0.0, attack=0.0, hidden=0.6).placed == "suppression"
+    assert of(level=0.0, attack=0.0, raw_depth_leak=0.9).placed == "suppression"
+    assert of(level=0.0, attack=0.0, depth_leak=0.5).placed == "mixed"
+    # Nothing inside, and yet the attacks get it back.
+    assert of(level=0.0, attack=0.8).placed == "mixed"
+
+
+def test_it_is_said_in_words() -> None:
+    said = ResidualKnowledge("x", "quick", 0.42, 0.9996, False, "attack:few_shot")
+    assert (
+        sentence(said)
+        == "Residual knowledge 0.42, heard most in “attack few shot”: above 99% that it still holds the facts."
+    )
+    unsure = ResidualKnowledge("x", "checks", 0.1, 0.5, True, None)
+    assert sentence(unsure) == (
+        "Residual knowledge without attacks 0.10: too unsure for a claim (50% that it still holds the facts)."
+    )
