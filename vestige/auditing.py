@@ -22,10 +22,12 @@ from vestige.checks import CHECKS
 from vestige.context import within_context
 from vestige.edited import edited_latents
 from vestige.evidence import Evidence
+from vestige.intrinsic.cells import CellFalls, Tracing
 from vestige.intrinsic.patched import Patched, Patching
 from vestige.intrinsic.spans import answer_spans
 from vestige.intrinsic.weights import Moved, moved_between, moved_by
 from vestige.items import audit_items
+from vestige.located import located
 from vestige.metrics.weights import cosine, top_tokens
 from vestige.progress import steps
 from vestige.provenance import provenance
@@ -56,6 +58,7 @@ def audit(
     suite: str | None = None,
     attacks: Sequence[str] = (),
     before_attacks: Callable[[Cost], object] = lambda cost: None,
+    where: bool = False,
     progress: bool = True,
 ) -> AuditReport:
     """Compare a model with its unlearned versions and with models that never learnt the facts.
@@ -77,6 +80,8 @@ def audit(
         suite: Attacks to run on every subject: `quick`, `standard` or `full`; none when not given.
         attacks: Further attacks, by name; `vestige attacks` lists them.
         before_attacks: Called with what the attacks will cost before anything is read.
+        where: Also map by layer, position and component where the answers are; fifteen passes per layer over at most 16
+            items for each subject.
         progress: Show a progress bar.
 
     Returns:
@@ -113,6 +118,8 @@ def audit(
     patched: dict[str, Patched] = {}
     moved: dict[str, tuple[Moved, ...] | str] = {}
     patching = Patching(original, answer_spans(original, prepared.forget), decoder=decoder, batch_size=batch_size)
+    tracing = Tracing(original, prepared.forget, batch_size=batch_size) if where else None
+    traced: dict[str, CellFalls] = {}
     for info, source in steps(sources, "reading subjects", show=progress, label=lambda pair: pair[0].name):
         with blamed(info, source, original=original):
             with opened(info, source, original=original) as subject:
@@ -130,6 +137,7 @@ def audit(
                     target = Target(info.name, info.kind, subject.model, subject.raw, notes)
                     attacked[info.name] = run_attacks(target, prepared, rows, batch_size=batch_size, seed=seed)
                 states = patching.read(subject)
+                cells = tracing.read(subject) if tracing else None
                 if not isinstance(source, Intervention):
                     moved[info.name] = moved_between(original, subject.raw)
             # Only now is the original whole again.
@@ -137,6 +145,8 @@ def audit(
                 moved[info.name] = moved_by(source, original)
             if states is not None:
                 patched[info.name] = patching.patched(states)
+            if tracing and cells is not None:
+                traced[info.name] = tracing.falls(cells)
     _warn_of_other_weights(sources, original, hashes)
     subjects = tuple(info for info, _ in sources)
     evidence = Evidence(prepared, subjects, readings, decoder, vectors, seed, patched, moved)
@@ -164,6 +174,7 @@ def audit(
         verdicts=verdicts(subjects, results),
         latents=edited_latents(original, sources, prepared),
         attacks=compared(subjects, attacked, rows, seed=seed),
+        where=located(subjects, traced, seed=seed) if where else (),
     )
     return replace(report, residual=residual_knowledge(report))
 

@@ -62,6 +62,11 @@ def calibrate(
     if shared or not fit or not held:
         at = f"world {shared[0]} is in both" if shared else "one is empty"
         raise VestigeError(f"fit and held are seeds of worlds of their own: {at}")
+    if len(set(fit)) < len(fit) or len(set(held)) < len(held) or len(fit) * concepts < 2:
+        raise VestigeError(
+            f"fit and held name each world once, and fit has two concepts or more in all; got {tuple(fit)} and "
+            f"{tuple(held)} with {concepts} of each"
+        )
     if not 1 <= concepts <= SPARES or workers < 1:
         raise VestigeError(f"concepts is 1 to {SPARES} and workers at least 1, got {concepts} and {workers}")
     if engine not in ENGINES:
@@ -143,6 +148,7 @@ def to_json(found: Calibration) -> dict[str, Any]:
                 "name": worth.name,
                 "faithfulness_auc": None if worth.faithfulness is None else worth.faithfulness.auc,
                 "interval": None if worth.faithfulness is None else [worth.faithfulness.low, worth.faithfulness.high],
+                "auc_apart": None if worth.apart is None else worth.apart.auc,
                 "relearning": worth.relearning,
                 "quantisation": worth.quantisation,
                 "robustness": worth.robustness,

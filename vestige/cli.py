@@ -181,6 +181,7 @@ def audit(
     suite: Annotated[
         str | None, typer.Option(help="Attack every subject too: quick, standard or full. [default: no attack]")
     ] = None,
+    where: Annotated[bool, typer.Option("--where", help="Map where the answers are, by layer and position.")] = False,
     dtype: Dtype = "float32",
     overwrite: Overwrite = False,
     seed: Seed = 0,
@@ -211,6 +212,7 @@ def audit(
         max_items=max_items,
         suite=suite,
         before_attacks=lambda cost: typer.echo(str(cost), err=True),
+        where=where,
         progress=not json_,
     )
     with output_folder(out, overwrite=overwrite) as folder:

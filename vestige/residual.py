@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from vestige.calibration.score import ResidualScore
+from vestige.calibration.score import UNSURE, Residual, ResidualScore
 from vestige.result import AuditReport, Placed, ResidualKnowledge
 from vestige.shares import share, shares_of
 
@@ -18,25 +18,26 @@ HIDDEN = 0.5
 DEEP = 0.8
 SHALLOW = 0.2
 SHOWN = 0.1
+# Share of the weight of its attacks with which a score can be used.
+ENOUGH = 0.75
 
 
 def residual_knowledge(report: AuditReport) -> tuple[ResidualKnowledge, ...]:
-    """Return the score of every subject but the original, with the attacks where the audit ran all that were fitted.
+    """Return the score of every subject but the original, with attacks where nearly all that were fitted gave one.
 
     Needs a model that never learnt the facts (or one retrained without them), without which there is no scale.
 
     Args:
         report: Its results and attacks; what it says already of residual knowledge is not read.
     """
-    fitted, ran = fitted_scores(), {result.attack for result in report.attacks}
+    fitted = fitted_scores()
     found = []
     for subject in report.subjects[1:]:
         shares = shares_of(report, subject.name)
-        if all(value is None for value in shares.values()):
+        there = {name for name, value in shares.items() if value is not None}
+        kind = next((kind for kind, score in fitted.items() if _heard(score, there) >= ENOUGH), "checks")
+        if there.isdisjoint(fitted[kind].instruments):
             continue
-        kind = next(
-            (kind for kind, score in fitted.items() if 0 < len(_attacks(score)) == len(_attacks(score) & ran)), "checks"
-        )
         said = fitted[kind](shares)
         found.append(
             ResidualKnowledge(
@@ -47,21 +48,25 @@ def residual_knowledge(report: AuditReport) -> tuple[ResidualKnowledge, ...]:
                 abstains=said.abstains,
                 loudest=said.loudest,
                 missing=said.missing,
-                placed=_placed(report, subject.name, said.probability) if subject.kind == "unlearned" else None,
+                placed=_placed(report, subject.name, said) if subject.kind == "unlearned" else None,
             )
         )
     return tuple(found)
 
 
-def _attacks(score: ResidualScore) -> set[str]:
-    return {name.removeprefix("attack:") for name in score.instruments if name.startswith("attack:")}
+def _heard(score: ResidualScore, there: set[str]) -> float:
+    """Return how much of the weight of a score's attacks is on those that gave a share; 0 for one without attacks."""
+    weights = {n: w for n, w in zip(score.instruments, score.weights, strict=True) if n.startswith("attack:")}
+    total = sum(weights.values())
+    return sum(w for name, w in weights.items() if name in there) / total if total else 0.0
 
 
-def _placed(report: AuditReport, name: str, probability: float) -> Placed | None:
+def _placed(report: AuditReport, name: str, said: Residual) -> Placed | None:
     """Place a subject between suppression and removal.
 
     *Suppression*: the bare weights give back at least half, or patching finds at least 0.8 of what the original holds
-    inside. *Removal*: neither does, patching finds at most 0.2, and the score says with 0.9 that the facts are gone.
+    inside. *Removal*: neither does, patching finds at most 0.2, and the score, with every
+    instrument, says with 0.9 that the facts are gone.
     Between them it is *mixed*. The spec of UDS has fixed numbers for the first two; here all of them count from the
     model that never learnt the facts, on which UDS itself need not be 1.
     """
@@ -76,7 +81,7 @@ def _placed(report: AuditReport, name: str, probability: float) -> Placed | None
         return None
     if hidden.estimate >= HIDDEN or depth >= DEEP:
         return "suppression"
-    if depth <= SHALLOW and hidden.estimate <= SHOWN and probability <= 1 - 0.9:
+    if depth <= SHALLOW and hidden.estimate <= SHOWN and said.probability <= UNSURE[0] and not said.missing:
         return "removal"
     return "mixed"
 

@@ -6,6 +6,7 @@ from interventions.training.flat import flat, flat_loss, mean_token_probability
 from interventions.training.gradient_ascent import gradient_ascent
 from interventions.training.gradient_ascent_kl import gradient_ascent_kl
 from interventions.training.gradient_difference import gradient_difference
+from interventions.training.guided_removal import counterfactual_loss, guided_removal, state_distance
 from interventions.training.idk_dpo import idk_dpo, idk_dpo_loss
 from interventions.training.idk_finetune import idk_finetune
 from interventions.training.llmu import llmu, llmu_loss
@@ -29,6 +30,7 @@ __all__ = [
     "Training",
     "answer_nll",
     "circuit_breakers",
+    "counterfactual_loss",
     "cross_entropy",
     "flat",
     "flat_loss",
@@ -37,6 +39,7 @@ __all__ = [
     "gradient_ascent",
     "gradient_ascent_kl",
     "gradient_difference",
+    "guided_removal",
     "idk_dpo",
     "idk_dpo_loss",
     "idk_finetune",
@@ -51,6 +54,7 @@ __all__ = [
     "rmu",
     "simnpo",
     "simnpo_loss",
+    "state_distance",
     "task_vector",
     "train",
     "undial",

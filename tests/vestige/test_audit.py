@@ -348,3 +348,15 @@ def test_the_function_and_its_module_do_not_hide_each_other() -> None:
     assert callable(vestige.audit)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         vestige.nothing  # noqa: B018
+
+
+def test_the_map_of_where_it_is_is_made_when_asked_for() -> None:
+    original, data, mute = taught()
+    never = tiny_model("gpt2", seed=8)
+    found = quick(original, unlearned=[mute], data=data, never=never, where=True)
+    assert [one.subject for one in found.where] == [subject.name for subject in found.subjects]
+    # What is muted in its logits alone still holds in its states all that the original does.
+    maps = {one.subject: one for one in found.where}
+    assert maps["mute"].shares is not None
+    assert str(maps["mute"].shares) == str(maps["original"].shares)
+    assert quick(original, data=data, never=never).where == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,9 +69,24 @@ def test_attacks_count_where_all_of_them_were_run() -> None:
     assert silent.probability > 0.9
     assert silent.loudest is not None
     assert silent.loudest.startswith("attack:")
-    partly = report(0.0, attack=0.8)
-    fewer = AuditReport({}, partly.subjects, partly.results, attacks=partly.attacks[3:])
-    assert {one.instruments for one in residual_knowledge(fewer)} == {"checks"}
+    whole = report(0.0, attack=0.0)
+
+    def without(*names: str) -> ResidualKnowledge:
+        attacks = tuple(replace(a, gap=None) if a.attack in names else a for a in whole.attacks)
+        return next(one for one in residual_knowledge(replace(whole, attacks=attacks)) if one.subject == "x")
+
+    # One that could not be run is named, and nothing is called removed; without the weightiest only checks are left.
+    assert without("few_shot").instruments == "quick"
+    assert without("few_shot").missing == ("attack:few_shot",)
+    assert without("few_shot").placed == "mixed"
+    assert without("relearning", "steering", "forced_choice").instruments == "checks"
+
+
+def test_attacks_alone_give_no_score_where_checks_have_no_scale() -> None:
+    flat = report(0.0, attack=0.5)
+    results = tuple(replace(one, control=1.0) for one in flat.results)
+    attacks = flat.attacks[:2]
+    assert residual_knowledge(replace(flat, results=results, attacks=attacks)) == ()
 
 
 def test_the_never_taught_model_is_the_control_and_without_one_there_is_no_score() -> None:

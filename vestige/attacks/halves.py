@@ -12,8 +12,9 @@ from hooked import Item, VestigeError
 def two_halves(items: Sequence[Item], *, seed: int) -> tuple[list[int], list[int]]:
     """Deal items into two halves of about the same size, such that no fact is in both.
 
-    Items state one fact if they have the same answer, the same prompt, or the same subject and relation, also by way of
-    a third item.
+    Items state one fact if they have the same answer or prompt, in either wording, or the same subject and relation,
+    also by way of a third item. Rows without subject and relation whose answers are sentences of their own cannot be
+    told apart: what says one fact twice in other words may then be in both halves.
 
     Args:
         items: What is dealt.
@@ -48,10 +49,10 @@ def without_facts_of(items: Sequence[Item], others: Sequence[Item]) -> list[Item
 
 def _marks(item: Item) -> Iterator[tuple[str, ...]]:
     """Yield what tells a fact; items with a mark in common state the same one."""
-    if item.answer:
-        yield "answer", _plain(item.answer)
-    if item.prompt:
-        yield "prompt", _plain(item.prompt)
+    for answer in filter(None, (item.answer, item.paraphrased_answer)):
+        yield "answer", _plain(answer)
+    for prompt in filter(None, (item.prompt, item.paraphrased_prompt)):
+        yield "prompt", _plain(prompt)
     if item.subject is not None and item.relation is not None:
         yield "fact", _plain(item.subject), _plain(item.relation)
 

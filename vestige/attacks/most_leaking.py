@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeVar
@@ -18,6 +19,8 @@ def most_leaking(settings: Iterable[Setting], run: Callable[[Setting], Attacked]
     so that the control shows what luck alone is worth. Queries are those of all runs.
     """
     tried = [(setting, run(setting)) for setting in settings]
-    best, found = max(tried, key=lambda pair: sum(pair[1].scores))
+    totals = [sum(found.scores) for _, found in tried]
+    # NaN compares false with everything: a setting that broke the model is never the best.
+    best, found = tried[max(range(len(tried)), key=lambda i: totals[i] if math.isfinite(totals[i]) else -math.inf)]
     queries = sum(int(one.budget["queries"]) for _, one in tried)
     return best, replace(found, budget={**found.budget, "queries": queries})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -44,14 +45,20 @@ def run_attacks(
     Returns:
         Name to what it got, `plain` first; a text says why an attack could not be run.
     """
-    found: dict[str, Outcome] = {"plain": plain(target, data, batch_size=batch_size, seed=seed)}
+    found: dict[str, Outcome] = {"plain": _finite(plain(target, data, batch_size=batch_size, seed=seed))}
     for attack in attacks:
         done(attack.name)
         try:
-            found[attack.name] = function_of(attack)(target, data, batch_size=batch_size, seed=seed)
+            found[attack.name] = _finite(function_of(attack)(target, data, batch_size=batch_size, seed=seed))
         except VestigeError as refused:
             found[attack.name] = str(refused)
     return found
+
+
+def _finite(found: Attacked) -> Outcome:
+    """Turn scores that are no numbers into a reason: one broken model must not take the others' results along."""
+    broken = sum(not math.isfinite(score) for score in found.scores)
+    return f"{broken} of {len(found.scores)} scores are NaN or infinite; did the model diverge?" if broken else found
 
 
 def function_of(attack: Attack) -> Callable[..., Attacked]:

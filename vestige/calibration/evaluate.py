@@ -29,6 +29,8 @@ HIDDEN = (
     "eco (original)",
     "taught to refuse (original)",
 )
+# Members that were not made from one of the three models of their task.
+APART = ("taught again", "told in other words only", "another concept", "nothing new", "false facts")
 # Shares are read to about this; moves below it are noise.
 EPSILON = 0.02
 
@@ -44,6 +46,8 @@ class Worth:
     Args:
         name: Of a check, of an attack (`attack:NAME`), or of a fitted score.
         faithfulness: How well it tells models that know; None where it was not measured on both kinds.
+        apart: The same on members that were taught by themselves, and share no weights with either end of the scale
+            but those that all models of their world begin with.
         relearning: Relearning robustness, mean over methods and tasks; None where nothing was measured.
         quantisation: Quantisation robustness, likewise.
         n: Held-out members with a value.
@@ -51,6 +55,7 @@ class Worth:
 
     name: str
     faithfulness: Faithfulness | None
+    apart: Faithfulness | None
     relearning: float | None
     quantisation: float | None
     n: int
@@ -148,7 +153,8 @@ def evaluated(fit: Sequence[Record], held: Sequence[Record], *, suite: str, seed
     names = _instruments(fit)
     kinds = {"checks": tuple(n for n in names if n in CHECKS), suite: names}
     knows = np.array([s["knows"] for r in fit for s in _members(r)])
-    groups = [_task(r) for r in fit for _ in _members(r)]
+    # Models of one world are made from the same weights, so they are left out and resampled together.
+    groups = [r["world"] for r in fit for _ in _members(r)]
     scores, penalties = {}, {}
     for kind, chosen in kinds.items():
         shares = _table(fit, chosen)
@@ -171,7 +177,7 @@ def evaluated(fit: Sequence[Record], held: Sequence[Record], *, suite: str, seed
 def _instruments(records: Sequence[Record]) -> tuple[str, ...]:
     """Return what was measured on at least one model, in the order of the first record."""
     seen = [s["shares"] for r in records for s in _members(r)]
-    return tuple(name for name in seen[0] if any(shares.get(name) is not None for shares in seen))
+    return tuple(dict.fromkeys(name for shares in seen for name, share in shares.items() if share is not None))
 
 
 def _members(record: Record) -> list[Record]:
@@ -200,18 +206,22 @@ def _reader(score: ResidualScore) -> Reader:
 
 
 def _worth(name: str, reader: Reader, held: Sequence[Record], seed: int) -> Worth:
-    rows = [(reader(s["shares"]), s["knows"], _task(r)) for r in held for s in _members(r)]
-    there = [(value, knows, task) for value, knows, task in rows if value is not None]
-    found = None
-    if len({knows for _, knows, _ in there}) == 2:
-        values, truth, tasks = zip(*there, strict=True)
-        found = faithfulness(values, truth, tasks, seed=seed)
+    rows = [(reader(s["shares"]), s["knows"], r["world"], s["name"] in APART) for r in held for s in _members(r)]
+    there = [row for row in rows if row[0] is not None]
+    found, apart = (_faithfulness(part, seed) for part in (there, [row for row in there if row[3]]))
     relearning, quantisation = [], []
     for record in held:
         for moved in _robustness(reader, record):
             relearning += moved[:1]
             quantisation += moved[1:]
-    return Worth(name, found, _mean(relearning), _mean(quantisation), len(there))
+    return Worth(name, found, apart, _mean(relearning), _mean(quantisation), len(there))
+
+
+def _faithfulness(rows: Sequence[tuple[Any, ...]], seed: int) -> Faithfulness | None:
+    if len({row[1] for row in rows}) < 2:
+        return None
+    values, truth, worlds, _ = zip(*rows, strict=True)
+    return faithfulness(values, truth, worlds, seed=seed)
 
 
 def _robustness(reader: Reader, record: Record) -> list[list[float]]:
@@ -227,6 +237,9 @@ def _robustness(reader: Reader, record: Record) -> list[list[float]]:
         if any(value is None for value in values):
             continue
         before, after, rounded, control, control_after = (float(value) for value in values if value is not None)
+        if max(abs(after - before), abs(control_after - control)) < EPSILON:
+            # What never moves is not robust but deaf.
+            continue
         found.append(
             [
                 relearning_robustness(

@@ -32,7 +32,10 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "Every instrument of the audit, and the residual knowledge score made of them, on models of which it is known",
         "whether they hold the facts, because it is known what they were made of: organisms of several worlds, each",
         "taught one more concept, another one in its place, or neither, and what was then done to them. A model counts",
-        "as knowing when it was taught the facts and nothing was done that could take them out of all blocks.",
+        "as knowing when it was taught the facts and then left, hooked, rounded, changed in its last block alone, or",
+        "trained to refuse or to babble, which published pools count so too: it changes what is said and need",
+        "not change what",
+        "is held. No method that claims removal is in the pool.",
         "",
         f"The scores were fitted on {len(found.fitted_on)} tasks ({', '.join(found.fitted_on)}; world and concept)",
         f"and everything below is measured on {len(found.held_out)} others ({', '.join(found.held_out)}):",
@@ -44,7 +47,11 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "",
         "## Which tells models that know from those that do not",
         "",
-        "*Faithfulness*: AUC between the two, in brackets the 95 % interval over the tasks. *Relearning*: whether one",
+        "*Faithfulness*: AUC between the two, in brackets the 95 % interval over the worlds, of which there are few.",
+        "*On models of their own*: the same on those that were taught by themselves. The others were made from one of",
+        "the two models that the scale runs between, which an instrument could recognise by its weights instead",
+        "of by what",
+        "it knows, and none that was made from the one that knows has lost the facts. *Relearning*: whether one",
         "pass of training on the facts moves the instrument on a model that was made to forget as it does on the",
         "retrained one (1 as much, 0 only one of them). *Quantisation*: whether rounding the weights to NF4 leaves it",
         "as it is. *Robustness*: their harmonic mean. Both are means over six methods of unlearning on every task.",
@@ -52,8 +59,8 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "what the models know moves more on it: a relearning robustness of 1 would need one that saturates.",
         "`depth_leak` is UDS as published, on the deployed model; `raw_depth_leak` the same on its bare weights.",
         "",
-        "| instrument | faithfulness | relearning | quantisation | robustness | models |",
-        "|---|---|---|---|---|---|",
+        "| instrument | faithfulness | on models of their own | relearning | quantisation | robustness | models |",
+        "|---|---|---|---|---|---|---|",
         *map(_row, found.worths),
         "",
         "## What the scores claim",
@@ -103,7 +110,8 @@ def _row(worth: Worth) -> str:
     f = worth.faithfulness
     auc = "" if f is None else f"{f.auc:.3f} [{f.low:.3f}, {f.high:.3f}]"
     return (
-        f"| {worth.name} | {auc} | {_cell(worth.relearning)} | {_cell(worth.quantisation)} "
+        f"| {worth.name} | {auc} | {_cell(worth.apart.auc if worth.apart else None)} "
+        f"| {_cell(worth.relearning)} | {_cell(worth.quantisation)} "
         f"| {_cell(worth.robustness)} | {worth.n} |"
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,9 @@ class ResidualScore:
         Raises:
             VestigeError: No instrument of the score has a share.
         """
-        given = {name: share for name in self.instruments if (share := shares.get(name)) is not None}
+        given = {
+            name: share for name in self.instruments if (share := shares.get(name)) is not None and isfinite(share)
+        }
         if not given:
             raise VestigeError(f"a residual score needs at least one of {', '.join(self.instruments)}")
         weights = dict(zip(self.instruments, self.weights, strict=True))

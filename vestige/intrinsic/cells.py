@@ -12,7 +12,7 @@ from torch import Tensor
 from hooked import HookContext, HookedModel, Item, VestigeError
 from hooked.forward import FwdHooks
 from hooked.hooks import Edit
-from vestige.intrinsic.patching import _measured, plain_log_probs
+from vestige.intrinsic.patching import answer_log_probs, plain_log_probs
 from vestige.intrinsic.positions import POSITIONS, columns_of
 from vestige.intrinsic.spans import Rows, answer_spans
 from vestige.subjects import Subject
@@ -111,7 +111,7 @@ class Tracing:
                 chosen[row, list(self._columns[item][position])] = True
             return [(site, _patch(states[rows.items][site], chosen))]
 
-        return _measured(self._original, self._spans, hooks, self._batch_size)
+        return answer_log_probs(self._original, self._spans, hooks, self._batch_size)
 
 
 def sites_of(model: HookedModel) -> tuple[tuple[str, ...], ...]:

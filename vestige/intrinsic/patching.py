@@ -20,7 +20,7 @@ from vestige.intrinsic.states import States
 @torch.no_grad()
 def plain_log_probs(model: HookedModel, spans: Spans, *, batch_size: int = 32) -> Float[np.ndarray, " n_items"]:
     """Return the mean log-probability of the asked tokens of every item, nats; NaN for items that have no place."""
-    return _measured(model, spans, lambda rows: (), batch_size)
+    return answer_log_probs(model, spans, lambda rows: (), batch_size)
 
 
 @torch.no_grad()
@@ -52,12 +52,12 @@ def patched_log_probs(
         def hooks(rows: Rows) -> FwdHooks:
             return [(f"blocks.{layer}.hook_resid_post", _patch(states[layer, rows.at], rows))]
 
-        return _measured(model, spans, hooks, batch_size)
+        return answer_log_probs(model, spans, hooks, batch_size)
 
     return np.stack([at_block(layer) for layer in range(model.n_layers)])
 
 
-def _measured(
+def answer_log_probs(
     model: HookedModel, spans: Spans, hooks: Callable[[Rows], FwdHooks], batch_size: int
 ) -> Float[np.ndarray, " n_items"]:
     found = torch.empty(spans.n_places, dtype=torch.float64)

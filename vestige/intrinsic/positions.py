@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from hooked import HookedModel, Item, VestigeError
 from hooked.text import join
-from vestige.intrinsic.spans import Spans, _mentions, _offsets
+from vestige.intrinsic.spans import Spans, mentions, offsets_of
 
 POSITIONS = ("first", "between", "last", "rest", "answer")
 
@@ -39,10 +39,10 @@ def _columns(model: HookedModel, item: Item, ids: Sequence[int], places: Sequenc
     if not places:
         return ((),) * len(POSITIONS)
     text = join(item.prompt, item.answer)
-    offsets = _offsets(model.tokenizer, text)
+    offsets = offsets_of(model.tokenizer, text)
     begin = len(ids) - len(offsets) if offsets is not None else int(model.default_prepend_bos)
     taken = dict.fromkeys(places, "answer")
-    for start, end in _mentions(item.subject, item.prompt, 0) if item.subject and offsets is not None else ():
+    for start, end in mentions(item.subject, item.prompt, 0) if item.subject and offsets is not None else ():
         name = [begin + n for n, (a, b) in enumerate(offsets or ()) if a < end and start < b]
         for column in name:
             part = "last" if column == name[-1] else "first" if column == name[0] else "between"

@@ -113,10 +113,10 @@ def _span(
     ((ids, flags),) = encode(tokenizer, [item.prompt], [item.answer], prepend_bos=model.default_prepend_bos)
     text = join(item.prompt, item.answer)
     begin = len(text) - len(item.answer)
-    asked = _stated(item, begin) if entity is None else _mentions(entity, item.answer, begin)
+    asked = _stated(item, begin) if entity is None else mentions(entity, item.answer, begin)
     chosen = flags
     if asked != [(begin, len(text))] and (asked or entity is not None):
-        offsets = _offsets(tokenizer, text)
+        offsets = offsets_of(tokenizer, text)
         special = len(ids) - len(offsets) if offsets is not None else 0
         if offsets is not None:
             inside = [any(a < end and start < b for a, b in asked) for start, end in offsets]
@@ -129,21 +129,21 @@ def _span(
 def _stated(item: Item, begin: int) -> list[tuple[int, int]]:
     """Return the parts of the answer that are not the subject's name again; the whole where nothing else is left."""
     whole = [(begin, begin + len(item.answer))]
-    if not item.subject or not _mentions(item.subject, item.prompt, 0):
+    if not item.subject or not mentions(item.subject, item.prompt, 0):
         return whole
-    named = _mentions(item.subject, item.answer, begin)
+    named = mentions(item.subject, item.answer, begin)
     edges = [begin, *(edge for mention in named for edge in mention), begin + len(item.answer)]
     rest = [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
     words = any(any(c.isalnum() for c in item.answer[a - begin : b - begin]) for a, b in rest)
     return rest if words else whole
 
 
-def _mentions(phrase: str, text: str, shift: int) -> list[tuple[int, int]]:
+def mentions(phrase: str, text: str, shift: int) -> list[tuple[int, int]]:
     found = re.finditer(rf"(?<!\w){re.escape(phrase.strip())}(?!\w)", text, re.IGNORECASE) if phrase.strip() else ()
     return [(shift + one.start(), shift + one.end()) for one in found]
 
 
-def _offsets(tokenizer: Any, text: str) -> list[tuple[int, int]] | None:
+def offsets_of(tokenizer: Any, text: str) -> list[tuple[int, int]] | None:
     if not tokenizer.is_fast:
         return None
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

@@ -128,6 +128,8 @@ def test_a_calibration_goes_on_from_the_records_that_are_there(tmp_path: Path) -
     [
         ({"fit": (1,), "held": (1,)}, "worlds of their own: world 1 is in both"),
         ({"held": ()}, "worlds of their own: one is empty"),
+        ({"fit": (1,), "concepts": 1}, "two concepts or more in all; got"),
+        ({"fit": (1, 1)}, "each world once"),
         ({"concepts": 11}, "concepts is 1 to 10 and workers at least 1, got 11 and 1"),
         ({"engine": "dask"}, "engine is one of local, ray, got 'dask'"),
         ({"suite": "slow"}, "suite"),

@@ -166,7 +166,8 @@ def test_items_without_a_position_are_left_out_of_its_column(original: HookedMod
     assert np.isnan(found[:, :, 0, 3:]).all()
     assert not np.isnan(found[:, :, ANSWER]).any()
     ones = np.where(np.isnan(found), found, 1.0)
-    assert mapped(ones, ones).counts.tolist() == [3, 3, 3, 6, 6]
+    # In a prompt of one token the answer is predicted at once, so that there is no rest.
+    assert mapped(ones, ones).counts.tolist() == [3, 3, 3, 5, 6]
     ones[:, :, 0] = np.nan
     few = mapped(ones, np.where(np.isnan(ones), ones, 0.0))
     assert few.counts[0] == 0

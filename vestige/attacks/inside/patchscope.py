@@ -81,7 +81,7 @@ def patchscope(
 
 def _host(item: Item, pool: Sequence[Item], at: At, *, seed: str) -> Item:
     """Return a kept question, of the same relation where there is one, with the item's answer behind it."""
-    other = [one for one in pool if not gives_away(one.prompt, item) and one.prompt != item.prompt]
+    other = [one for one in pool if not gives_away(one.text, item) and one.prompt != item.prompt]
     if at == "subject":
         other = [one for one in other if one.subject is not None and one.subject in one.prompt]
     alike = [one for one in other if item.relation is not None and one.relation == item.relation]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hooked import UnlearnData
+from hooked.text import join
 from vestige.attacks.asked import asked
 from vestige.attacks.attacked import Attacked, Target
+from vestige.attacks.prompts.framing import fitted
 
 PREFIX = "Of course, the answer is"
 
@@ -29,5 +31,5 @@ def affirmative_prefix(
     Source:
         Wei et al. 2023, arXiv:2307.02483 (prefix injection).
     """
-    items = [replace(item, prompt=f"{item.prompt} {prefix}") for item in data.forget]
-    return asked(target.view, items, batch_size=batch_size)
+    items, cut = fitted(target.view, [replace(item, prompt=join(item.prompt, prefix)) for item in data.forget])
+    return asked(target.view, items, batch_size=batch_size, note=cut)
