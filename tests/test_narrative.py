@@ -67,7 +67,7 @@ def test_the_guide_to_features_runs_in_an_empty_folder(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_the_guide_to_unlearning_runs_in_an_empty_folder(tmp_path: Path) -> None:
     found = blocks("docs/unlearning.md")
-    assert len(found) == 6
+    assert len(found) == 7
     run("\n".join(found), tmp_path)
     assert (tmp_path / "npo" / "intervention.json").is_file()
     assert (tmp_path / "npo-model" / "config.json").is_file()

@@ -45,10 +45,13 @@ def residual_knowledge(report: AuditReport) -> tuple[ResidualKnowledge, ...]:
                 instruments=kind,
                 score=said.score,
                 probability=said.probability,
-                abstains=said.abstains,
+                # What only attacks bring back is not heard without them, so nothing is called gone.
+                abstains=said.abstains or (kind == "checks" and said.probability <= UNSURE[1]),
                 loudest=said.loudest,
                 missing=said.missing,
-                placed=_placed(report, subject.name, said) if subject.kind == "unlearned" else None,
+                placed=_placed(report, subject.name, said, attacked=kind != "checks")
+                if subject.kind == "unlearned"
+                else None,
             )
         )
     return tuple(found)
@@ -61,14 +64,14 @@ def _heard(score: ResidualScore, there: set[str]) -> float:
     return sum(w for name, w in weights.items() if name in there) / total if total else 0.0
 
 
-def _placed(report: AuditReport, name: str, said: Residual) -> Placed | None:
+def _placed(report: AuditReport, name: str, said: Residual, *, attacked: bool) -> Placed | None:
     """Place a subject between suppression and removal.
 
     *Suppression*: the bare weights give back at least half, or patching finds at least 0.8 of what the original holds
-    inside. *Removal*: neither does, patching finds at most 0.2, and the score, with every
-    instrument, says with 0.9 that the facts are gone.
-    Between them it is *mixed*. The spec of UDS has fixed numbers for the first two; here all of them count from the
-    model that never learnt the facts, on which UDS itself need not be 1.
+    inside. *Removal*: neither does, patching finds at most 0.2, and the score, with all attacks, says with 0.9 that the
+    facts are gone. Between them it is *mixed*, and without attacks it cannot be told. The spec of UDS has fixed numbers
+    for the first two; here all of them count from the model that never learnt the facts, on which UDS itself need not
+    be 1.
     """
     table = {(r.check, r.subject): r for r in report.results}
     original = report.subjects[0].name
@@ -81,6 +84,8 @@ def _placed(report: AuditReport, name: str, said: Residual) -> Placed | None:
         return None
     if hidden.estimate >= HIDDEN or depth >= DEEP:
         return "suppression"
+    if not attacked:
+        return None
     if depth <= SHALLOW and hidden.estimate <= SHOWN and said.probability <= UNSURE[0] and not said.missing:
         return "removal"
     return "mixed"

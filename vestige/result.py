@@ -130,7 +130,7 @@ class ResidualKnowledge:
         instruments: What was listened to: `checks` alone, or a suite of attacks too.
         score: 0 as a model that never knew, 1 as the original.
         probability: That the subject still holds the facts, as calibrated on small models whose knowledge is known.
-        abstains: Whether that is too unsure for a claim.
+        abstains: Whether that is too unsure for a claim; without attacks also wherever it would be one of absence.
         loudest: The instrument with the largest part in it.
         missing: Instruments that could not be used.
         placed: Where that places a method, beside what it claims; None for references, or where something is missing.

@@ -53,12 +53,18 @@ def test_both_ends_of_the_scale_are_told_apart() -> None:
         assert found.score == pytest.approx(1)
         assert found.probability > 0.99
         assert not found.abstains
-    for attack in (None, 0.0):
-        found = of(level=0.0, attack=attack)
-        assert found.score == 0
-        assert found.probability < 0.1
-        assert not found.abstains
-        assert found.loudest is None
+    gone = of(level=0.0, attack=0.0)
+    assert gone.score == 0
+    assert gone.probability < 0.1
+    assert not gone.abstains
+    assert gone.loudest is None
+
+
+def test_nothing_is_called_gone_without_attacks() -> None:
+    silent = of(level=0.0)
+    assert silent.score == 0
+    assert silent.probability < 0.1
+    assert silent.abstains
 
 
 def test_attacks_count_where_all_of_them_were_run() -> None:
@@ -99,6 +105,8 @@ def test_the_never_taught_model_is_the_control_and_without_one_there_is_no_score
 
 def test_methods_are_placed_by_what_is_measured() -> None:
     assert of(level=0.0, attack=0.0).placed == "removal"
+    assert of(level=0.0).placed is None
+    assert of(level=0.0, hidden=0.6).placed == "suppression"
     assert of(level=0.0, attack=0.0, hidden=0.6).placed == "suppression"
     assert of(level=0.0, attack=0.0, raw_depth_leak=0.9).placed == "suppression"
     assert of(level=0.0, attack=0.0, depth_leak=0.5).placed == "mixed"
@@ -114,5 +122,6 @@ def test_it_is_said_in_words() -> None:
     )
     unsure = ResidualKnowledge("x", "checks", 0.1, 0.5, True, None)
     assert sentence(unsure) == (
-        "Residual knowledge without attacks 0.10: too unsure for a claim (50% that it still holds the facts)."
+        "Residual knowledge without attacks 0.10: no claim, since what only attacks bring back was not looked for."
     )
+    assert "too unsure for a claim (50% that" in sentence(replace(unsure, instruments="quick"))

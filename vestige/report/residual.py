@@ -15,7 +15,9 @@ PLACED = {
 def sentence(residual: ResidualKnowledge) -> str:
     """Return what the score says of a subject."""
     claim = f"{_percent(residual.probability)} that it still holds the facts"
-    if residual.abstains:
+    if residual.abstains and residual.instruments == "checks":
+        claim = "no claim, since what only attacks bring back was not looked for"
+    elif residual.abstains:
         claim = f"too unsure for a claim ({claim})"
     heard = f", heard most in “{_named(residual.loudest)}”" if residual.loudest else ""
     beyond = "" if residual.instruments != "checks" else " without attacks"
@@ -24,7 +26,7 @@ def sentence(residual: ResidualKnowledge) -> str:
 
 def _named(instrument: str) -> str:
     kind, _, attack = instrument.partition(":")
-    return f"attack {attack.replace('_', ' ')}" if attack else explain(kind).plain
+    return f"attack {attack.replace('_', ' ')}" if attack else explain(kind).title
 
 
 def _percent(probability: float) -> str:
