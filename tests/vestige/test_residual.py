@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +47,15 @@ def test_the_shipped_scores_listen_to_what_audits_measure() -> None:
     assert set(scores) == {"checks", "quick"}
     assert set(scores["checks"].instruments) <= set(CHECKS)
     assert {n for n in scores["quick"].instruments if n.startswith("attack:")} == {f"attack:{name}" for name in QUICK}
+
+
+def test_the_shipped_scores_are_those_whose_worth_is_published() -> None:
+    root = Path(__file__).parents[2]
+    shipped = json.loads((root / "vestige" / "calibration" / "scores.json").read_text())
+    published = json.loads((root / "docs" / "results" / "calibration.json").read_text())
+    assert shipped["scores"] == published["scores"]
+    assert shipped["fitted_on"] == published["fitted_on"]
+    assert set(published["fitted_on"]).isdisjoint(published["held_out"])
 
 
 def test_both_ends_of_the_scale_are_told_apart() -> None:
