@@ -135,4 +135,8 @@ def test_it_is_said_in_words() -> None:
     assert sentence(unsure) == (
         "Residual knowledge without attacks 0.10: no claim, since what only attacks bring back was not looked for."
     )
+    partly = replace(said, missing=("probe_leak", "attack:reworded"))
+    assert sentence(partly).endswith(
+        "above 99% that it still holds the facts (2 of its instruments could not be used)."
+    )
     assert "too unsure for a claim (50% that" in sentence(replace(unsure, instruments="quick"))

@@ -21,7 +21,8 @@ def sentence(residual: ResidualKnowledge) -> str:
         claim = f"too unsure for a claim ({claim})"
     heard = f", heard most in “{_named(residual.loudest)}”" if residual.loudest else ""
     beyond = "" if residual.instruments != "checks" else " without attacks"
-    return f"Residual knowledge{beyond} {residual.score:.2f}{heard}: {claim}."
+    unheard = f" ({len(residual.missing)} of its instruments could not be used)" if residual.missing else ""
+    return f"Residual knowledge{beyond} {residual.score:.2f}{heard}: {claim}{unheard}."
 
 
 def _named(instrument: str) -> str:
