@@ -53,7 +53,7 @@ class LexiconScore:
         ranks = torch.zeros(inside.shape, dtype=torch.float64, device=W_U.device)
         for start in range(0, W_U.shape[1], _VOCAB_CHUNK):
             here = slice(start, start + _VOCAB_CHUNK)
-            logits = _sorted_rows(rows @ W_U[:, here][:, outside[here]].to(wide))
+            logits = _sorted_rows((rows @ W_U[:, here].to(wide))[:, outside[here]])
             # Of the tokens outside the lexicon, those above count one and equals a half.
             below, up_to = (torch.searchsorted(logits, inside, right=right) for right in (False, True))
             ranks += logits.shape[1] - 0.5 * (below + up_to).double()

@@ -64,10 +64,10 @@ def calibrate(
         raise VestigeError(f"fit and held are seeds of worlds of their own: {at}")
     if not 1 <= concepts <= SPARES or workers < 1:
         raise VestigeError(f"concepts is 1 to {SPARES} and workers at least 1, got {concepts} and {workers}")
-    if len(set(fit)) < len(fit) or len(set(held)) < len(held) or len(fit) * concepts < 2:
+    if len(set(fit)) < len(fit) or len(set(held)) < len(held) or len(fit) < 2:
         raise VestigeError(
-            f"fit and held name each world once, and fit has two concepts or more in all; got {tuple(fit)} and "
-            f"{tuple(held)} with {concepts} of each"
+            f"fit and held name each world once, and fit has two worlds or more, since one is left out while the "
+            f"penalty is chosen; got {tuple(fit)} and {tuple(held)}"
         )
     if engine not in ENGINES:
         raise VestigeError(f"engine is one of {', '.join(ENGINES)}, got {engine!r}")

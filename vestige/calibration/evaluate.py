@@ -142,10 +142,11 @@ def evaluated(fit: Sequence[Record], held: Sequence[Record], *, suite: str, seed
     Raises:
         VestigeError: The two share a world, or there are too few of them.
     """
-    if len(fit) < 2 or not held:
+    worlds = len({r["world"] for r in fit})
+    if worlds < 2 or not held:
         raise VestigeError(
-            "calibration needs two tasks to fit on, since one is left out while the penalty is chosen, and one to "
-            f"evaluate on; got {len(fit)} and {len(held)}"
+            "calibration needs two worlds to fit on, since one is left out while the penalty is chosen, and a task to "
+            f"evaluate on; got {worlds} and {len(held)}"
         )
     shared = {r["world"] for r in fit} & {r["world"] for r in held}
     if shared:

@@ -90,8 +90,8 @@ def test_an_instrument_that_was_good_in_the_pool_and_fails_elsewhere_is_seen_to_
 def test_fitting_and_evaluating_share_no_world() -> None:
     with pytest.raises(VestigeError, match="world 3 is both fitted on and evaluated on"):
         evaluated([record(1, "a"), record(3, "a")], [record(3, "b")], suite="quick")
-    with pytest.raises(VestigeError, match=r"needs two tasks to fit on.*got 1 and 1$"):
-        evaluated([record(1, "a")], [record(3, "b")], suite="quick")
+    with pytest.raises(VestigeError, match=r"needs two worlds to fit on.*got 1 and 1$"):
+        evaluated([record(1, "a"), record(1, "b")], [record(3, "b")], suite="quick")
 
 
 def test_the_page_and_the_picture_hold_the_numbers(found: Calibration, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_calibration_goes_on_from_the_records_that_are_there(tmp_path: Path) -
     [
         ({"fit": (1,), "held": (1,)}, "worlds of their own: world 1 is in both"),
         ({"held": ()}, "worlds of their own: one is empty"),
-        ({"fit": (1,), "concepts": 1}, "two concepts or more in all; got"),
+        ({"fit": (1,)}, "two worlds or more, since one is left out"),
         ({"fit": (1, 1)}, "each world once"),
         ({"concepts": 11}, "concepts is 1 to 10 and workers at least 1, got 11 and 1"),
         ({"engine": "dask"}, "engine is one of local, ray, got 'dask'"),
