@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import binomtest
 
 from hooked import VestigeError
+from vestige.calibration.audits import STATES
 from vestige.calibration.score import Residual, ResidualScore, choose_penalty, fit_residual_score
 from vestige.metrics.meta import (
     Faithfulness,
@@ -210,12 +211,9 @@ def _worth(name: str, reader: Reader, held: Sequence[Record], seed: int) -> Wort
     rows = [(reader(s["shares"]), s["knows"], r["world"], s["name"] in APART) for r in held for s in _members(r)]
     there = [row for row in rows if row[0] is not None]
     found, apart = (_faithfulness(part, seed) for part in (there, [row for row in there if row[3]]))
-    relearning, quantisation = [], []
-    for record in held:
-        for moved in _robustness(reader, record):
-            relearning += moved[:1]
-            quantisation += moved[1:]
-    return Worth(name, found, apart, _mean(relearning), _mean(quantisation), len(there))
+    moves = [moved for record in held for moved in _robustness(reader, record)]
+    relearning, quantisation = (_mean([moved[i] for moved in moves]) for i in range(2))
+    return Worth(name, found, apart, relearning, quantisation, len(there))
 
 
 def _faithfulness(rows: Sequence[tuple[Any, ...]], seed: int) -> Faithfulness | None:
@@ -225,7 +223,7 @@ def _faithfulness(rows: Sequence[tuple[Any, ...]], seed: int) -> Faithfulness | 
     return faithfulness(values, truth, worlds, seed=seed)
 
 
-def _robustness(reader: Reader, record: Record) -> list[list[float]]:
+def _robustness(reader: Reader, record: Record) -> list[tuple[float, float]]:
     """Return relearning and quantisation robustness for every method of a task."""
     states: dict[str, dict[str, float | None]] = {}
     for subject in record["subjects"]:
@@ -234,7 +232,7 @@ def _robustness(reader: Reader, record: Record) -> list[list[float]]:
     retrained = states.pop("retrained", {})
     found = []
     for state in states.values():
-        values = [*state.values(), retrained.get("before"), retrained.get("relearned")]
+        values = [*(state.get(name) for name in STATES), retrained.get("before"), retrained.get("relearned")]
         if any(value is None for value in values):
             continue
         before, after, rounded, control, control_after = (float(value) for value in values if value is not None)
@@ -242,7 +240,7 @@ def _robustness(reader: Reader, record: Record) -> list[list[float]]:
             # What never moves is not robust but deaf.
             continue
         found.append(
-            [
+            (
                 relearning_robustness(
                     unlearned=before,
                     unlearned_relearned=after,
@@ -251,7 +249,7 @@ def _robustness(reader: Reader, record: Record) -> list[list[float]]:
                     epsilon=EPSILON,
                 ),
                 quantisation_robustness(before=before, after=rounded, epsilon=EPSILON),
-            ]
+            )
         )
     return found
 
