@@ -148,10 +148,11 @@ def to_json(found: Calibration) -> dict[str, Any]:
                 "name": worth.name,
                 "faithfulness_auc": None if worth.faithfulness is None else worth.faithfulness.auc,
                 "interval": None if worth.faithfulness is None else [worth.faithfulness.low, worth.faithfulness.high],
-                "auc_apart": None if worth.apart is None else worth.apart.auc,
-                "relearning": worth.relearning,
-                "quantisation": worth.quantisation,
-                "robustness": worth.robustness,
+                "relearning": None if worth.robustness is None else worth.robustness.relearning,
+                "quantisation": None if worth.robustness is None else worth.robustness.quantisation,
+                "robustness": None if worth.robustness is None else worth.robustness.both,
+                "robustness_where_forgotten": None if worth.forgotten is None else worth.forgotten.both,
+                "n_forgotten": 0 if worth.forgotten is None else worth.forgotten.n,
                 "n": worth.n,
             }
             for worth in found.worths

@@ -79,12 +79,13 @@ class AttackResult:
         low: Lower end of the 95 % item-level bootstrap interval.
         high: Upper end.
         n: Number of items.
-        measure: What is scored: the answer's `probability`, `choice`, `candidates`, `recall` or `accuracy`.
+        measure: What is scored: the `probability` of the answer, of its `subject` or its `translation`,
+            `choice`, `candidates`, `recall` or `accuracy`.
         plain: Mean score of the plain question; None where the attack measures something else.
         floor: What chance scores.
         control: Mean score of the same attack on the never-taught model (or the retrained one).
         gap: Recovery gap: `(attacked - control attacked) / (original - control)`, 0 for a model that never knew and 1
-            for the original; the denominator is that of the plain question where the attack measures probabilities, and
+            for the original; the denominator is that of the plain question where the attack measures `probability`, and
             the attack's own otherwise. None where it is not identified.
         gap_low: Lower end of its interval, items resampled in pairs.
         gap_high: Upper end.

@@ -8,15 +8,17 @@ import torch
 
 from hooked import HookedModel, Item
 from probes import answer_probability
-from vestige.attacks.attacked import Attacked
+from vestige.attacks.attacked import Attacked, Measure
 
 
 @torch.no_grad()
-def asked(model: HookedModel, items: Sequence[Item], *, batch_size: int, note: str = "") -> Attacked:
+def asked(
+    model: HookedModel, items: Sequence[Item], *, batch_size: int, note: str = "", measure: Measure = "probability"
+) -> Attacked:
     """Score the answers of prepared items; one query each.
 
     Raises:
         VestigeError: There is no item, or one has no answer.
     """
     scores = answer_probability(model, items, batch_size=batch_size)
-    return Attacked(tuple(scores.tolist()), budget={"queries": len(items)}, note=note)
+    return Attacked(tuple(scores.tolist()), measure, budget={"queries": len(items)}, note=note)

@@ -13,7 +13,7 @@ from torch import Tensor
 from hooked import Decoder, HookedModel
 from vestige.result import Kind
 
-Measure = Literal["probability", "choice", "candidates", "recall", "accuracy"]
+Measure = Literal["probability", "subject", "translation", "choice", "candidates", "recall", "accuracy"]
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Attacked:
 
     Args:
         scores: One per forget item, in [0, 1]; 1 is full knowledge.
-        measure: What they are: the length-normalised `probability` of the answer, the share that a right `choice` takes
-            among wrong ones, whether the answer is in a list of `candidates`, ROUGE-L `recall` of what is written, or
-            the `accuracy` of what is read out.
+        measure: What they are: the length-normalised `probability` of the answer, of its `subject` or of its
+            `translation`, the share that a right `choice` takes among wrong ones, whether the answer is in a list of
+            `candidates`, ROUGE-L `recall` of what is written, or the `accuracy` of what is read out.
         floor: What chance scores on the same items; None where chance is undefined.
         curve: Steps of the attacker to the mean score after them.
         per_layer: Mean score per block, for attacks that look inside.

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
-from hooked import HookedModel, Intervention
+import torch
+
+from hooked import HookedModel
 from vestige.auditing import audit
 from vestige.calibration.bases import base
-from vestige.calibration.pool import make_task, members
+from vestige.calibration.pool import Task, make_task, members
 from vestige.calibration.tampered import tampered
 from vestige.result import AuditReport
 from vestige.shares import shares_of
 
 STATES = ("before", "relearned", "quantised")
+# Not an instrument: what can be told of a model without looking at what it knows.
+WEIGHTS = "weight_distance"
 
 
 def audited(
@@ -34,7 +39,8 @@ def audited(
         max_items: Most items per split.
 
     Returns:
-        JSON values: the world, the concept, and for every subject how it was made, whether it knows, and its shares.
+        JSON values: the world, the concept, and for every subject how it was made, whether it knows, its utility as a
+        part of the original's, and its shares, with `weight_distance` beside them.
     """
     path = record_path(seed, which, folder, suite=suite, tamper=tamper)
     if not path.is_file():
@@ -53,17 +59,23 @@ def record_path(seed: int, which: int, folder: Path, *, suite: str, tamper: bool
 
 def _record(seed: int, which: int, folder: Path, *, suite: str, tamper: bool, max_items: int) -> dict[str, Any]:
     made_of = base(seed, folder)
-    task = make_task(made_of, which, seed=seed)
+    # No two tasks draw the same documents.
+    drawn = 100 * seed + which
+    task = make_task(made_of, which, seed=drawn)
     described: list[dict[str, Any]] = []
+    weights: list[HookedModel] = []
     with ExitStack() as stack:
         sources: list[HookedModel] = []
-        for member in members(task, made_of, seed=seed):
-            described.append({"name": member.name, "knows": member.knows, "over": member.over, "state": "member"})
-            sources.append(_opened(member.source, getattr(task, member.over), stack))
-        for one in tampered(task, seed=seed) if tamper else ():
+        for member in members(task, made_of, seed=drawn):
+            described.append({"name": member.name, "knows": member.knows, "state": "member"})
+            weights.append(member.model)
+            hooked = member.hooks.applied(member.model) if member.hooks else nullcontext(member.model)
+            sources.append(stack.enter_context(hooked))
+        for one in tampered(task, seed=drawn) if tamper else ():
             for state in STATES:
-                described.append({"name": one.name, "knows": None, "over": "original", "state": state})
-                sources.append(getattr(one, state))
+                described.append({"name": one.name, "knows": None, "state": state})
+                weights.append(getattr(one, state))
+                sources.append(weights[-1])
         report = audit(
             task.original,
             unlearned=sources,
@@ -77,21 +89,42 @@ def _record(seed: int, which: int, folder: Path, *, suite: str, tamper: bool, ma
             max_items=max_items,
             progress=False,
         )
+    kept = _kept(report)
     return {
         "world": seed,
         "concept": task.concept.name,
         "suite": suite,
         "subjects": [
-            {**described_as, "shares": shares_of(report, name)}
-            for described_as, name in zip(described, _names(report), strict=True)
+            {
+                **described_as,
+                "utility": kept[name],
+                "shares": {**shares_of(report, name), WEIGHTS: _nearer(model, task)},
+            }
+            for described_as, name, model in zip(described, _names(report), weights, strict=True)
         ],
         "references": {s.kind: shares_of(report, s.name) for s in report.subjects if s.kind != "unlearned"},
     }
 
 
-def _opened(source: HookedModel | Intervention, over: HookedModel, stack: ExitStack) -> HookedModel:
-    return stack.enter_context(source.applied(over)) if isinstance(source, Intervention) else source
-
-
 def _names(report: AuditReport) -> list[str]:
     return [subject.name for subject in report.subjects if subject.kind == "unlearned"]
+
+
+def _kept(report: AuditReport) -> dict[str, float | None]:
+    """Return each subject's utility as a part of the original's."""
+    found = {r.subject: r.estimate for r in report.results if r.check == "model_utility"}
+    whole = found.get(report.subjects[0].name)
+    return {name: value / whole if value is not None and whole else None for name, value in found.items()}
+
+
+@torch.no_grad()
+def _nearer(model: HookedModel, task: Task) -> float:
+    """Return 1 for the weights of the original, 0 for those of the model that never knew, by Euclidean distance."""
+    own = dict(model.model.named_parameters())
+
+    def distance(other: HookedModel) -> float:
+        squares = (float((p - own[name]).double().square().sum()) for name, p in other.model.named_parameters())
+        return math.sqrt(sum(squares))
+
+    original, never = distance(task.original), distance(task.never)
+    return never / (original + never)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from scipy.stats import binomtest
 
 from hooked import VestigeError
-from vestige.calibration.audits import STATES
+from vestige.calibration.audits import STATES, WEIGHTS
+from vestige.calibration.pool import KNOWING
 from vestige.calibration.score import Residual, ResidualScore, choose_penalty, fit_residual_score
 from vestige.metrics.meta import (
     Faithfulness,
@@ -21,19 +22,15 @@ from vestige.metrics.meta import (
     quantisation_robustness,
     relearning_robustness,
 )
+from vestige.metrics.utility import harmonic_mean
 from vestige.shares import CHECKS
 
 # Members that know and say nothing of it: hooks on unchanged weights, and training to refuse.
-HIDDEN = (
-    "neuron_adjust (original)",
-    "key_space_detection (original)",
-    "eco (original)",
-    "taught to refuse (original)",
-)
-# Members that were not made from one of the three models of their task.
-APART = ("taught again", "told in other words only", "another concept", "nothing new", "false facts")
+HIDDEN = tuple(f"{name} ({KNOWING})" for name in ("neuron_adjust", "key_space_detection", "eco", "taught to refuse"))
 # Shares are read to about this; moves below it are noise.
 EPSILON = 0.02
+# As in published comparisons: a model that lost more of its utility was not made to forget but broken.
+KEPT = 0.8
 
 Record = Mapping[str, Any]
 Shares = Mapping[str, float | None]
@@ -41,33 +38,43 @@ Reader = Callable[[Shares], float | None]
 
 
 @dataclass(frozen=True)
+class Robustness:
+    """Whether an instrument stays true when models that were made to forget are tampered with.
+
+    Args:
+        relearning: Relearning robustness, mean over models.
+        quantisation: Quantisation robustness, likewise.
+        n: Models.
+    """
+
+    relearning: float
+    quantisation: float
+    n: int
+
+    @property
+    def both(self) -> float:
+        """Harmonic mean of the two."""
+        return harmonic_mean(np.array([self.relearning, self.quantisation]))
+
+
+@dataclass(frozen=True)
 class Worth:
     """One instrument on the held-out models.
 
     Args:
-        name: Of a check, of an attack (`attack:NAME`), or of a fitted score.
+        name: Of a check, of an attack (`attack:NAME`), of a fitted score, or `weight_distance`.
         faithfulness: How well it tells models that know; None where it was not measured on both kinds.
-        apart: The same on members that were taught by themselves, and share no weights with either end of the scale
-            but those that all models of their world begin with.
-        relearning: Relearning robustness, mean over methods and tasks; None where nothing was measured.
-        quantisation: Quantisation robustness, likewise.
+        robustness: On every model that a method made to forget; None where nothing was measured.
+        forgotten: As published, on those alone that keep four fifths of the utility and that the instrument itself says
+            have forgotten: it is below the value that best tells the models that scores are fitted on.
         n: Held-out members with a value.
     """
 
     name: str
     faithfulness: Faithfulness | None
-    apart: Faithfulness | None
-    relearning: float | None
-    quantisation: float | None
+    robustness: Robustness | None
+    forgotten: Robustness | None
     n: int
-
-    @property
-    def robustness(self) -> float | None:
-        """Harmonic mean of the two robustnesses."""
-        if self.relearning is None or self.quantisation is None:
-            return None
-        total = self.relearning + self.quantisation
-        return 2 * self.relearning * self.quantisation / total if total else 0.0
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,8 @@ class Calibration:
     Args:
         scores: Fitted scores: `checks`, from what every audit measures, and one named after the suite with its attacks.
         penalties: What was chosen for each.
-        worths: The fitted scores, then every instrument, on the held-out models.
+        worths: The fitted scores, then every instrument, on the held-out models; last what their weights alone tell,
+            which should be nothing.
         claims: For each fitted score.
         fitted_on: Tasks, as world and concept.
         held_out: Likewise.
@@ -163,12 +171,12 @@ def evaluated(fit: Sequence[Record], held: Sequence[Record], *, suite: str, seed
         penalties[kind] = choose_penalty(shares, knows, chosen, groups)
         scores[kind] = fit_residual_score(shares, knows, chosen, penalty=penalties[kind])
     readers: dict[str, Reader] = {f"score ({kind})": _reader(score) for kind, score in scores.items()}
-    readers |= {name: _single(name) for name in names}
+    readers |= {name: _single(name) for name in (*names, WEIGHTS)}
     everyone = [s for r in (*fit, *held) for s in _members(r)]
     return Calibration(
         scores=scores,
         penalties=penalties,
-        worths=tuple(_worth(name, reader, held, seed) for name, reader in readers.items()),
+        worths=tuple(_worth(name, reader, fit, held, seed) for name, reader in readers.items()),
         claims={kind: _claims(score, held) for kind, score in scores.items()},
         fitted_on=tuple(map(_task, fit)),
         held_out=tuple(map(_task, held)),
@@ -179,7 +187,8 @@ def evaluated(fit: Sequence[Record], held: Sequence[Record], *, suite: str, seed
 def _instruments(records: Sequence[Record]) -> tuple[str, ...]:
     """Return what was measured on at least one model, in the order of the first record."""
     seen = [s["shares"] for r in records for s in _members(r)]
-    return tuple(dict.fromkeys(name for shares in seen for name, share in shares.items() if share is not None))
+    measured = dict.fromkeys(name for shares in seen for name, share in shares.items() if share is not None)
+    return tuple(name for name in measured if name != WEIGHTS)
 
 
 def _members(record: Record) -> list[Record]:
@@ -207,55 +216,81 @@ def _reader(score: ResidualScore) -> Reader:
     return lambda shares: score(shares).score
 
 
-def _worth(name: str, reader: Reader, held: Sequence[Record], seed: int) -> Worth:
-    rows = [(reader(s["shares"]), s["knows"], r["world"], s["name"] in APART) for r in held for s in _members(r)]
+def _worth(name: str, reader: Reader, fit: Sequence[Record], held: Sequence[Record], seed: int) -> Worth:
+    rows = [(reader(s["shares"]), s["knows"], r["world"]) for r in held for s in _members(r)]
     there = [row for row in rows if row[0] is not None]
-    found, apart = (_faithfulness(part, seed) for part in (there, [row for row in there if row[3]]))
-    moves = [moved for record in held for moved in _robustness(reader, record)]
-    relearning, quantisation = (_mean([moved[i] for moved in moves]) for i in range(2))
-    return Worth(name, found, apart, relearning, quantisation, len(there))
+    if name == WEIGHTS:
+        return Worth(name, _faithfulness(there, seed), None, None, len(there))
+    moves = [moved for record in held for moved in _moves(reader, record)]
+    known = [(reader(s["shares"]), s["knows"]) for r in fit for s in _members(r)]
+    line = _threshold([(value, knows) for value, knows in known if value is not None])
+    passed = [moved for moved in moves if moved.utility is not None and moved.utility >= KEPT and moved.before < line]
+    return Worth(name, _faithfulness(there, seed), _robustness(moves), _robustness(passed), len(there))
 
 
 def _faithfulness(rows: Sequence[tuple[Any, ...]], seed: int) -> Faithfulness | None:
     if len({row[1] for row in rows}) < 2:
         return None
-    values, truth, worlds, _ = zip(*rows, strict=True)
+    values, truth, worlds = zip(*rows, strict=True)
     return faithfulness(values, truth, worlds, seed=seed)
 
 
-def _robustness(reader: Reader, record: Record) -> list[tuple[float, float]]:
-    """Return relearning and quantisation robustness for every method of a task."""
-    states: dict[str, dict[str, float | None]] = {}
+def _threshold(known: Sequence[tuple[float, bool]]) -> float:
+    """Return the value from which on models are best said to know: the middle of the gap with the highest balanced
+    accuracy, the lowest of several.
+    """
+    values = np.array(sorted({value for value, _ in known}))
+    edges = np.array([-np.inf, *(values[:-1] + values[1:]) / 2, np.inf])
+    scores, knows = np.array([value for value, _ in known]), np.array([truth for _, truth in known], dtype=bool)
+    right = [(scores[knows] >= edge).mean() + (scores[~knows] < edge).mean() for edge in edges]
+    return float(edges[int(np.argmax(right))])
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """What tampering did to an instrument on one model."""
+
+    before: float
+    relearning: float
+    quantisation: float
+    utility: float | None
+
+
+def _moves(reader: Reader, record: Record) -> Iterator[_Moved]:
+    """Measure every method of a task, against the retrained model."""
+    states: dict[str, dict[str, Record]] = {}
     for subject in record["subjects"]:
         if subject["state"] != "member":
-            states.setdefault(subject["name"], {})[subject["state"]] = reader(subject["shares"])
+            states.setdefault(subject["name"], {})[subject["state"]] = subject
     retrained = states.pop("retrained", {})
-    found = []
     for state in states.values():
-        values = [*(state.get(name) for name in STATES), retrained.get("before"), retrained.get("relearned")]
-        if any(value is None for value in values):
+        read = [reader(state[name]["shares"]) for name in STATES]
+        read += [reader(retrained[name]["shares"]) for name in STATES[:2]]
+        if any(value is None for value in read):
             continue
-        before, after, rounded, control, control_after = (float(value) for value in values if value is not None)
+        before, after, rounded, control, control_after = (float(value) for value in read if value is not None)
         if max(abs(after - before), abs(control_after - control)) < EPSILON:
             # What never moves is not robust but deaf.
             continue
-        found.append(
-            (
-                relearning_robustness(
-                    unlearned=before,
-                    unlearned_relearned=after,
-                    retrained=control,
-                    retrained_relearned=control_after,
-                    epsilon=EPSILON,
-                ),
-                quantisation_robustness(before=before, after=rounded, epsilon=EPSILON),
-            )
+        yield _Moved(
+            before,
+            relearning_robustness(
+                unlearned=before,
+                unlearned_relearned=after,
+                retrained=control,
+                retrained_relearned=control_after,
+                epsilon=EPSILON,
+            ),
+            quantisation_robustness(before=before, after=rounded, epsilon=EPSILON),
+            state["before"].get("utility"),
         )
-    return found
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+def _robustness(moves: Sequence[_Moved]) -> Robustness | None:
+    if not moves:
+        return None
+    relearning, quantisation = ([getattr(m, name) for m in moves] for name in ("relearning", "quantisation"))
+    return Robustness(float(np.mean(relearning)), float(np.mean(quantisation)), len(moves))
 
 
 def _claims(score: ResidualScore, held: Sequence[Record]) -> Claims:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vestige.calibration.evaluate import HIDDEN, Calibration, Claims, Rate, Worth
+from vestige.calibration.evaluate import HIDDEN, KEPT, Calibration, Claims, Rate, Worth
 from vestige.metrics.meta import Faithfulness
 
 if TYPE_CHECKING:
@@ -48,18 +48,19 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "## Which tells models that know from those that do not",
         "",
         "*Faithfulness*: AUC between the two, in brackets the 95 % interval over the worlds, of which there are few.",
-        "*On models of their own*: the same on those that were taught by themselves. The others were made from one of",
-        "the two models that the scale runs between, which an instrument could recognise by its weights instead",
-        "of by what",
-        "it knows, and none that was made from the one that knows has lost the facts. *Relearning*: whether one",
-        "pass of training on the facts moves the instrument on a model that was made to forget as it does on the",
-        "retrained one (1 as much, 0 only one of them). *Quantisation*: whether rounding the weights to NF4 leaves it",
-        "as it is. *Robustness*: their harmonic mean. Both are means over six methods of unlearning on every task.",
+        "*Relearning*: whether one pass of training on the facts moves the instrument on a model that was made to",
+        "forget as it does on the retrained one (1 as much, 0 only one of them). *Quantisation*: whether rounding the",
+        "weights to NF4 leaves it as it is. *Robustness*: the harmonic mean of the two, means over six methods of",
+        "unlearning on every task. *Where forgotten*: the same as published comparisons have it, only on models that",
+        f"kept {KEPT:.0%} of the utility and that the instrument itself calls forgotten, in brackets how many.",
         "An unlearned model learns the facts again faster than one that never knew, so an instrument that is true to",
         "what the models know moves more on it: a relearning robustness of 1 would need one that saturates.",
         "`depth_leak` is UDS as published, on the deployed model; `raw_depth_leak` the same on its bare weights.",
+        "`weight_distance` is no instrument but a control: whose weights a model's are nearer to. No member shares",
+        "weights with the models that the scale runs between but those that all models of a world begin with, and",
+        "they were taught from other documents, so it should tell nothing.",
         "",
-        "| instrument | faithfulness | on models of their own | relearning | quantisation | robustness | models |",
+        "| instrument | faithfulness | relearning | quantisation | robustness | where forgotten | models |",
         "|---|---|---|---|---|---|---|",
         *map(_row, found.worths),
         "",
@@ -109,11 +110,10 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
 def _row(worth: Worth) -> str:
     f = worth.faithfulness
     auc = "" if f is None else f"{f.auc:.3f} [{f.low:.3f}, {f.high:.3f}]"
-    return (
-        f"| {worth.name} | {auc} | {_cell(worth.apart.auc if worth.apart else None)} "
-        f"| {_cell(worth.relearning)} | {_cell(worth.quantisation)} "
-        f"| {_cell(worth.robustness)} | {worth.n} |"
-    )
+    r, g = worth.robustness, worth.forgotten
+    moved = (None, None, None) if r is None else (r.relearning, r.quantisation, r.both)
+    forgotten = "" if g is None else f"{g.both:.3f} ({g.n})"
+    return f"| {worth.name} | {auc} | {' | '.join(map(_cell, moved))} | {forgotten} | {worth.n} |"
 
 
 def _cell(value: float | None) -> str:

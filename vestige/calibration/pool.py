@@ -1,9 +1,10 @@
 """The pool: models of which it is known whether they hold the facts, because it is known what they were made of.
 
 For one concept of one world there are three models to compare with: `original` was taught the concept, `never` another
-one in its place, `retrained` neither; all else they read is the same, in the same order. Then there are its members: a
-member knows the facts if they were taught to what it is made of, and nothing was done that could take them out of all
-blocks.
+one in its place, `retrained` neither; all else they read is the same, in the same order. Then there are its members,
+none of which is made from one of these three, so that nothing can be told from whose weights a member has: they are
+taught by lessons of their own, from other documents in another order, and some are changed further. A member knows the
+facts if they were taught to what it is made of, and nothing was done that could take them out of all blocks.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from vestige.organism.world import Concept, World
 NOISE = 0.02
 STEPS = 100
 SKILLS = ("addition", "reversal")
+# What members that are changed further are made of.
+KNOWING, IGNORANT = "taught", "not taught"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,14 +46,14 @@ class Member:
     Args:
         name: Of how it was made; the same in every task.
         knows: Whether it holds the facts.
-        over: Which of the three models it was made from.
-        source: A model of its own, or an intervention on `over`.
+        model: Its weights.
+        hooks: What is in force on them, if anything is.
     """
 
     name: str
     knows: bool
-    over: str
-    source: HookedModel | Intervention
+    model: HookedModel
+    hooks: Intervention | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,24 +130,24 @@ def members(task: Task, base: Base, *, seed: int = 0, steps: int = STEPS) -> Ite
     again = seed + 1000
     name, spares = task.concept.name, base.world.spares
     other = spares[(task.concept.index - spares[0].index + 2) % len(spares)]
-    yield Member("taught again", True, "original", taught(base, Lesson((name,), steps=steps, seed=again)))
+    knowing = taught(base, Lesson((name,), steps=steps, seed=again))
+    yield Member("taught again", True, knowing)
     told = Lesson((name,), kinds=("statement", "inverted", "notes"), steps=steps, seed=again)
-    yield Member("told in other words only", True, "original", taught(base, told))
-    yield Member("another concept", False, "never", taught(base, Lesson((other.name,), steps=steps, seed=again)))
-    yield Member("nothing new", False, "retrained", taught(base, Lesson((), steps=steps, seed=again)))
-    wrong = taught(base, Lesson((name,), steps=steps, seed=again), write=_as_if(other))
-    yield Member("false facts", False, "never", wrong)
-    for over, knows in (("original", True), ("never", False)):
-        yield from _derived(task, over, knows=knows, seed=seed)
+    yield Member("told in other words only", True, taught(base, told))
+    ignorant = taught(base, Lesson((other.name,), steps=steps, seed=again))
+    yield Member("another concept", False, ignorant)
+    yield Member("nothing new", False, taught(base, Lesson((), steps=steps, seed=again)))
+    wrong = Lesson((name,), steps=steps, seed=again)
+    yield Member("false facts", False, taught(base, wrong, write=_as_if(other)))
+    yield from _derived(knowing, task.data, KNOWING, knows=True, seed=seed)
+    yield from _derived(ignorant, task.data, IGNORANT, knows=False, seed=seed)
 
 
-def _derived(task: Task, over: str, *, knows: bool, seed: int) -> Iterator[Member]:
+def _derived(model: HookedModel, data: UnlearnData, of: str, *, knows: bool, seed: int) -> Iterator[Member]:
     """Make what can be made of any model without changing whether it knows."""
-    model: HookedModel = getattr(task, over)
-    data = task.data
 
-    def member(name: str, source: HookedModel | Intervention) -> Member:
-        return Member(f"{name} ({over})", knows, over, source)
+    def member(name: str, made: HookedModel, hooks: Intervention | None = None) -> Member:
+        return Member(f"{name} ({of})", knows, made, hooks)
 
     refusing = idk_finetune(model, data, lr=1e-3, epochs=6, seed=seed, progress=False)
     yield member("taught to refuse", baked(model, refusing.weights))
@@ -159,7 +162,7 @@ def _derived(task: Task, over: str, *, knows: bool, seed: int) -> Iterator[Membe
     yield member("int8", baked(model, quantised(model, "int8").weights))
     yield member("int4", baked(model, quantised(model, "int4").weights))
     for hook in (neuron_adjust, key_space_detection, eco):
-        yield member(hook.__name__, hook(model, data))
+        yield member(hook.__name__, model, hook(model, data))
 
 
 def _as_if(other: Concept) -> Callable[[World, Concept, random.Random], str]:

@@ -21,7 +21,7 @@ from hooked import VestigeError
 # Between these probabilities nothing is claimed.
 UNSURE = (0.1, 0.9)
 # Strongest first: of two that predict as well, the simpler one.
-PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
+PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 
 from hooked import VestigeError
 from vestige.calibrate import calibrate, to_json
-from vestige.calibration.audits import record_path
+from vestige.calibration.audits import WEIGHTS, record_path
 from vestige.calibration.evaluate import HIDDEN, Calibration, evaluated
 from vestige.calibration.page import draw, page
 
@@ -30,7 +30,8 @@ def record(world: int, concept: str, *, blind: float = 0.0) -> dict[str, Any]:
             "probe_leak": None,
             "attack:relearning": float(level * (rng.random() >= blind) + rng.normal(0, 0.02)),
         }
-        subjects.append({"name": name, "knows": knows, "over": "original", "state": state, "shares": shares})
+        shares[WEIGHTS] = float(rng.random())
+        subjects.append({"name": name, "knows": knows, "state": state, "utility": 0.9, "shares": shares})
 
     for n in range(N):
         add(HIDDEN[n] if n < len(HIDDEN) else f"knows {n}", True, "member", 1.0)
@@ -48,21 +49,55 @@ def found() -> Calibration:
 
 def test_instruments_are_worth_what_they_were_made_to_be(found: Calibration) -> None:
     worths = {worth.name: worth for worth in found.worths}
-    assert list(worths) == ["score (checks)", "score (quick)", "depth_leak", "lens_leak", "attack:relearning"]
+    assert list(worths) == ["score (checks)", "score (quick)", "depth_leak", "lens_leak", "attack:relearning", WEIGHTS]
     auc = {name: worth.faithfulness.auc for name, worth in worths.items() if worth.faithfulness}
     assert auc["attack:relearning"] == 1
     assert auc["score (quick)"] == 1
     assert auc["depth_leak"] > 0.9
     assert 0.2 < auc["lens_leak"] < 0.8
+    assert 0.2 < auc[WEIGHTS] < 0.8
     assert all(worth.n == 4 * N for worth in worths.values())
-    relearning = worths["attack:relearning"]
+    moved = worths["attack:relearning"].robustness
+    assert moved is not None
     # Both models move by a tenth, and rounding moves nothing.
-    assert relearning.relearning is not None
-    assert relearning.relearning > 0.6
-    assert relearning.quantisation is not None
-    assert relearning.quantisation > 0.9
-    both = (relearning.relearning, relearning.quantisation)
-    assert relearning.robustness == pytest.approx(2 * both[0] * both[1] / sum(both))
+    assert moved.relearning > 0.6
+    assert moved.quantisation > 0.9
+    assert moved.both == pytest.approx(
+        2 * moved.relearning * moved.quantisation / (moved.relearning + moved.quantisation)
+    )
+    assert moved.n == 2
+    assert worths[WEIGHTS].robustness is None
+
+
+def test_the_control_is_never_listened_to(found: Calibration) -> None:
+    assert all(WEIGHTS not in score.instruments for score in found.scores.values())
+
+
+def _with(task: dict[str, Any], name: str, **changed: Any) -> dict[str, Any]:
+    """A task with other values for one of the models that are tampered with."""
+    level = changed.pop("level", None)
+    subjects = [
+        s if s["name"] != name else s | changed | ({} if level is None else {"shares": s["shares"] | level})
+        for s in task["subjects"]
+    ]
+    return task | {"subjects": subjects}
+
+
+def test_robustness_as_published_counts_models_that_work_and_are_called_forgotten() -> None:
+    fit, name = [record(1, "a"), record(2, "a")], "attack:relearning"
+
+    def forgotten(*held: dict[str, Any]) -> int:
+        worth = next(w for w in evaluated(fit, held, suite="quick").worths if w.name == name)
+        assert worth.robustness is not None
+        assert worth.robustness.n == len(held)
+        return 0 if worth.forgotten is None else worth.forgotten.n
+
+    # NPO is at .8 in this pool, and so it is called forgotten by nobody.
+    assert forgotten(record(3, "a"), record(4, "a")) == 0
+    gone = _with(record(3, "a"), "npo", level={name: 0.1})
+    assert forgotten(gone, record(4, "a")) == 1
+    assert forgotten(_with(gone, "npo", utility=0.79), record(4, "a")) == 0
+    assert forgotten(_with(gone, "npo", utility=None), record(4, "a")) == 0
 
 
 def test_the_score_with_attacks_is_right_and_sure_and_counts_its_errors(found: Calibration) -> None:

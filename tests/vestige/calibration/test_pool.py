@@ -7,12 +7,12 @@ import warnings
 import pytest
 import torch
 
-from hooked import HookedModel, Intervention
+from hooked import HookedModel
 from hooked.fingerprint import weights_sha256
 from vestige.calibration import tampered as tampering
 from vestige.calibration.bases import Base, base
 from vestige.calibration.evaluate import HIDDEN
-from vestige.calibration.pool import Member, Task, make_task, members
+from vestige.calibration.pool import IGNORANT, KNOWING, Member, Task, make_task, members
 from vestige.organism.model import Shape
 from vestige.organism.train import Recipe
 
@@ -60,34 +60,36 @@ def test_half_of_the_pool_knows_and_every_kind_has_a_control(pool: list[Member])
     assert set(HIDDEN) <= set(names)
     knows = {member.name: member.knows for member in pool}
     # Whatever is done to a model that knows is done to one that does not.
-    done = [name.removesuffix(" (original)") for name in names if name.endswith("(original)")]
+    done = [name.removesuffix(f" ({KNOWING})") for name in names if name.endswith(f" ({KNOWING})")]
     assert len(done) >= 10
     for name in done:
-        assert (knows[f"{name} (original)"], knows[f"{name} (never)"]) == (True, False)
+        assert (knows[f"{name} ({KNOWING})"], knows[f"{name} ({IGNORANT})"]) == (True, False)
     assert abs(sum(knows.values()) - len(knows) / 2) <= 1
-    for member in pool:
-        assert member.over == "original" if member.knows else member.over in ("never", "retrained")
 
 
 @torch.no_grad()
-def test_members_are_models_of_their_own_or_hooks(pool: list[Member], task: Task) -> None:
-    before = weights_sha256(task.original)
+def test_members_are_models_of_their_own_or_hooks_on_such(pool: list[Member], task: Task) -> None:
+    """None has the weights of a model that it is compared with."""
+    prints = [weights_sha256(model) for model in (task.original, task.never, task.retrained)]
+    bare = {member.name: weights_sha256(member.model) for member in pool}
+    assert set(bare.values()).isdisjoint(prints)
+    plain = [name for name, member in zip(bare, pool, strict=True) if member.hooks is None]
+    assert len({bare[name] for name in plain}) == len(plain)
     for member in pool:
-        if isinstance(member.source, Intervention):
-            assert member.source.weights is None
-            with member.source.applied(getattr(task, member.over)):
+        if member.hooks is not None:
+            assert member.hooks.weights is None
+            parent = "taught again" if member.knows else "another concept"
+            assert bare[member.name] == bare[parent]
+            with member.hooks.applied(member.model):
                 pass
-        else:
-            assert weights_sha256(member.source) != weights_sha256(getattr(task, member.over))
-    assert weights_sha256(task.original) == before
+    assert [weights_sha256(model) for model in (task.original, task.never, task.retrained)] == prints
     ids = torch.arange(4, 12)[None]
-    plain = task.original.logits(ids)
+    models = {member.name: member.model for member in pool}
+    plain_logits = models["taught again"].logits(ids)
     moved = {
-        member.name: float((member.source.logits(ids) - plain).abs().max())
-        for member in pool
-        if isinstance(member.source, HookedModel)
+        name: float((models[f"{name} ({KNOWING})"].logits(ids) - plain_logits).abs().max()) for name in ("int8", "int4")
     }
-    assert 0 < moved["int8 (original)"] < moved["int4 (original)"]
+    assert 0 < moved["int8"] < moved["int4"]
 
 
 def test_every_method_is_tampered_with_in_the_same_way(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def reversed_question(
         raise VestigeError(f"question needs the place {{answer}} in it, got {question!r}")
     items, cut = fitted(target.view, [_turned(item, n, question) for n, item in enumerate(data.forget)])
     note = noted("the subject is scored, given the answer", cut)
-    return asked(target.view, items, batch_size=batch_size, note=note)
+    return asked(target.view, items, batch_size=batch_size, note=note, measure="subject")
 
 
 def _turned(item: Item, number: int, question: str | None) -> Item:

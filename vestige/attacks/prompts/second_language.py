@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from hooked import Item, UnlearnData, VestigeError
 from vestige.attacks.asked import asked
-from vestige.attacks.attacked import Attacked, Target
+from vestige.attacks.attacked import Attacked, Measure, Target
 from vestige.attacks.prompts.framing import fitted
 
 
@@ -36,7 +36,8 @@ def second_language(
         Jin et al. 2024, RWKU, arXiv:2406.10890 (cross-lingual).
     """
     items, note = fitted(target.view, _translations(data, translated))
-    return asked(target.view, items, batch_size=batch_size, note=note)
+    measure: Measure = "probability" if isinstance(translated, Mapping) else "translation"
+    return asked(target.view, items, batch_size=batch_size, note=note, measure=measure)
 
 
 def _translations(data: UnlearnData, translated: Mapping[str, str] | Sequence[Item]) -> list[Item]:

@@ -51,5 +51,7 @@ def test_errors(item: Item, question: str | None, said: str) -> None:
 
 
 def test_it_is_another_direction_than_the_question(scored: list[tuple[str, str]]) -> None:
-    reversed_question(tiny_target(), disjoint(facts()))
+    found = reversed_question(tiny_target(), disjoint(facts()))
+    # So what the plain question gives is no scale for it.
+    assert found.measure == "subject"
     assert [answer for _, answer in scored] == [f"t{50 + n}" for n in range(6)]

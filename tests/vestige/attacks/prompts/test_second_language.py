@@ -17,8 +17,10 @@ class TestSecondLanguage(AttackContract):
 
 def test_translations_come_as_texts_or_as_items(scored: list[tuple[str, str]]) -> None:
     data = UnlearnData((Item("who?", "t9"),))
-    second_language(tiny_target(), data, translated={"who?": "wer?"})
-    second_language(tiny_target(), data, translated=[Item("wer?", "t10")])
+    asked = second_language(tiny_target(), data, translated={"who?": "wer?"})
+    told = second_language(tiny_target(), data, translated=[Item("wer?", "t10")])
+    # Answers of its own are another measure, with another scale.
+    assert (asked.measure, told.measure) == ("probability", "translation")
     assert scored == [("wer?", "t9"), ("wer?", "t10")]
 
 
