@@ -1,9 +1,11 @@
 """What every test may rely on: no network, a seeded generator of its own, and two threads in all."""
 
+import gc
 import hashlib
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 # Libraries read these once, while they are imported.
@@ -15,11 +17,16 @@ os.environ.update(
     WANDB_MODE="disabled",
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
+    # Of NumPy, SciPy and scikit-learn, here and in every process that a test starts.
+    OMP_NUM_THREADS="1",
+    OPENBLAS_NUM_THREADS="1",
 )
 
 import pytest
 import torch
 from hypothesis import settings
+
+from tests import warm
 
 # Under `pytest -n` every worker gets one thread, so that two workers do not fight over two cores.
 # Tiny models gain nothing from a second thread, and on a busy machine threads wait for each other.
@@ -27,6 +34,14 @@ torch.set_num_threads(1)
 
 settings.register_profile("vestige", deadline=None, derandomize=True, database=None)
 settings.load_profile("vestige")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the server of warm processes, one for all workers, who find its socket in their environment."""
+    if warm.SOCKET not in os.environ:
+        running = ExitStack()
+        running.enter_context(warm.server())
+        config.add_cleanup(running.close)
 
 
 class NetworkBlockedError(RuntimeError):
@@ -59,10 +74,26 @@ def _loopback_only() -> Iterator[None]:
         yield
 
 
+# Files whose tests or fixtures take long, the longest first. Begun last, one of them would keep one worker busy while
+# the other has nothing left, or both would build the same fixtures when they take work from each other.
+LONG = ("test_demo.py", "test_narrative.py", "test_on_ray.py", "test_resume.py", "test_triton.py", "test_bounded.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the demos first: their fixtures take minutes, and workers that take work from each other at the end of a run
-    would both build the same ones."""
-    items.sort(key=lambda item: item.path.name != "test_demo.py")
+    """Put long tests first."""
+    rank = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """Keep thousands of tests and modules, which live to the end, out of every garbage collection and forked child."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let what was kept be taken apart in order."""
+    gc.unfreeze()
 
 
 def seed_of(nodeid: str) -> int:

@@ -21,7 +21,8 @@ from hooked.errors import VestigeError
 from hooked.harvest.corpus import Corpus
 from hooked.harvest.plan import Plan
 from hooked.harvest.ray_connection import RayOptions, connected, imported, unwarned
-from hooked.harvest.ray_worker import Job, Mailbox, Worker
+from hooked.harvest.ray_mailbox import mailbox_class
+from hooked.harvest.ray_worker import Job, Worker
 from hooked.harvest.resume import Finished
 from hooked.harvest.steps import Step, Steps
 from hooked.model import HookedModel
@@ -128,7 +129,7 @@ def _options(given: dict[str, Any], model: HookedModel) -> RayOptions:
 def _computed(ray: Any, job: Job, waiting: Iterator[Task], asked: RayOptions) -> Generator[int, None, None]:
     """Yield the rows of every shard that was written."""
     with ExitStack() as stack:
-        mailbox = ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=_here(ray)).remote()
+        mailbox = ray.remote(num_cpus=0)(mailbox_class()).options(scheduling_strategy=_here(ray)).remote()
         stack.callback(_stop, ray, mailbox)
         under_way: dict[int, int] = {}
 

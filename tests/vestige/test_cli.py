@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import vestige.auditing
 from hooked import HookedModel, Intervention
+from tests import warm
 from tests.vestige.facts import items, jsonl, saved_model
 from tests.vestige.test_audit import CHECKS
 from vestige import AuditReport, cli
@@ -237,12 +238,45 @@ def test_a_template_with_a_written_line_break(run: Run, tmp_path: Path) -> None:
 
 ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown method": ((*UNLEARN, "--method", "npoo", "--out", "o"), "no method 'npoo'; did you mean 'npo'"),
-    "missing file": (("audit", "--original", "{full}", "--forget", "absent.jsonl", "--out", "o"), "absent.jsonl"),
+    "missing file": (
+        ("audit", "--original", "{full}", "--forget", "absent.jsonl", "--out", "o"),
+        "--forget: no file absent",
+    ),
     "bad row": (("audit", "--original", "{full}", "--forget", "bad.jsonl", "--out", "o"), "bad.jsonl, line 2"),
     "empty file": (("audit", "--original", "{full}", "--forget", "empty.jsonl", "--out", "o"), "empty"),
-    "no such model": (("audit", "--original", "absent/a/b", "--forget", "{forget}", "--out", "o"), "absent/a/b"),
+    "no such model": (("audit", "--original", "absent/a/b", "--forget", "{forget}", "--out", "o"), "--original: "),
     "folder without model": ((*AUDIT, "--unlearned", ".", "--out", "o"), "config.json"),
-    "missing folder": ((*AUDIT, "--never", "absent", "--out", "o"), "'absent' is not a folder"),
+    "missing folder": ((*AUDIT, "--never", "absent", "--out", "o"), "--never: 'absent' is not a folder"),
+    "missing retrained": ((*AUDIT, "--retrained", "absent", "--out", "o"), "--retrained: 'absent' is not a folder"),
+    "missing unlearned": ((*AUDIT, "absent", "--out", "o"), "--unlearned: 'absent' is not a folder"),
+    "missing retain": ((*AUDIT, "--retain", "absent.jsonl", "--out", "o"), "--retain: no file absent.jsonl"),
+    "missing holdout": ((*AUDIT, "--holdout", "absent.jsonl", "--out", "o"), "--holdout: no file absent.jsonl"),
+    "missing control": ((*AUDIT, "--control", "absent.jsonl", "--out", "o"), "--control: no file absent.jsonl"),
+    "sae without retain": (
+        ("audit", "--original", "{full}", "--forget", "{forget}", "--sae", "s", "--out", "o"),
+        "--sae follows latents that tell forget from retain prompts; give these with --retain",
+    ),
+    "site without sae": ((*AUDIT, "--site", "resid_post.1", "--out", "o"), "--site says more of an SAE"),
+    "missing sae": ((*AUDIT, "--retain", "{kept}", "--sae", "absent", "--out", "o"), "--sae: "),
+    "missing texts": (
+        ("features", "--model", "m", "--sae", "s", "--positive", "absent.jsonl", "--negative", "n", "--out", "o"),
+        "--positive: no file absent.jsonl",
+    ),
+    "nothing to build on": ((*UNLEARN, "--method", "npo", "--after", "absent", "--out", "o"), "--after: there is no"),
+    "mistyped attack": (
+        ("attack", "--original", "{full}", "--forget", "{forget}", "--name", "few_shots", "--out", "o"),
+        "no attack 'few_shots'; did you mean 'few_shot'? there are",
+    ),
+    "mistyped suite": ((*AUDIT, "--suite", "quik", "--out", "o"), "no suite 'quik'; did you mean 'quick'? there are"),
+    "calibration of one world": (("calibrate", "--work", "w", "--fit", "1", "--out", "o"), "--fit needs two worlds"),
+    "calibration of a shared world": (
+        ("calibrate", "--work", "w", "--fit", "1,2", "--held", "2,3", "--out", "o"),
+        "world 2 is in both",
+    ),
+    "calibration of no concept": (("calibrate", "--work", "w", "--concepts", "0", "--out", "o"), "--concepts is 1 to"),
+    "calibration by nobody": (("calibrate", "--work", "w", "--workers", "0", "--out", "o"), "--workers is at least 1"),
+    "calibration by a stranger": (("calibrate", "--work", "w", "--engine", "dask", "--out", "o"), "--engine is one of"),
+    "calibration in a file": (("calibrate", "--work", "bad.jsonl", "--out", "o"), "--work: 'bad.jsonl' is a file"),
     "unknown device": ((*AUDIT, "--device", "abacus", "--out", "o"), "device 'abacus' is not available"),
     "absent device": ((*AUDIT, "--device", "cuda:63", "--out", "o"), "device 'cuda:63' is not available"),
     "unknown dtype": ((*AUDIT, "--dtype", "float99", "--out", "o"), "float99"),
@@ -385,7 +419,7 @@ def test_a_real_process_prints_json_alone(files: Path, tmp_path: Path) -> None:
 
 def test_a_real_process_ends_in_one_line(tmp_path: Path) -> None:
     words = [
-        sys.executable,
+        *warm.python(),
         "-m",
         "vestige.cli",
         "unlearn",
@@ -412,7 +446,7 @@ def test_a_real_interrupt_leaves_nothing(files: Path, tmp_path: Path) -> None:
     )
     words = ["audit", "--original", files / "full", "--forget", files / "forget.jsonl", "--out", tmp_path / "a" / "o"]
     with subprocess.Popen(
-        [sys.executable, "-c", waits, *map(str, words)],
+        [*warm.python(), "-c", waits, *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -22,6 +22,7 @@ from hooked.harvest import harvest
 from hooked.harvest.on_ray import tasks
 from hooked.harvest.plan import Plan, identity, plan
 from hooked.harvest.ray_connection import RayOptions, connected
+from hooked.harvest.ray_mailbox import mailbox_class
 from hooked.harvest.ray_worker import Job
 from hooked.harvest.record import pieces
 from hooked.harvest.shipping import ship
@@ -229,6 +230,15 @@ def test_a_shipped_view_computes_what_the_view_does(ray: Any, ids: Tensor) -> No
         assert torch.equal(received.logits(ids), view.logits(ids))
     assert not torch.equal(received.logits(ids), before)
     assert torch.equal(model.logits(ids), before)
+
+
+def test_the_mailbox_needs_no_torch(ray: Any) -> None:
+    class Asked(mailbox_class()):  # type: ignore[misc]
+        async def has(self, name: str) -> bool:
+            return name in sys.modules
+
+    mailbox = ray.remote(num_cpus=0)(Asked).remote()
+    assert [ray.get(mailbox.has.remote(name)) for name in ("asyncio", "torch", "hooked")] == [True, False, False]
 
 
 def test_what_exists_in_this_process_only_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import random
@@ -37,6 +38,8 @@ def run_and_kill(folder: Path, after: float, settings: dict[str, Any]) -> bool:
     """Harvest in a child that is killed after some seconds; return whether it was killed before it ended."""
     child = os.fork()
     if child == 0:
+        # Else a collection would copy all that the parent's tests have left.
+        gc.freeze()
         code = 1
         try:
             small_store(folder, **settings)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import xor
 from pathlib import Path
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from hooked.kernels import reference
@@ -18,11 +22,19 @@ from hooked.kernels.packed import PackedRows
 from hooked.kernels.sae_encode_topk import sae_encode_topk
 from hooked.kernels.sparse_decode import sparse_decode
 from hooked.kernels.unpack import unpack_rows
+from tests.hooked.kernels.interpreter import hurry
 
 # NumPy, on which the interpreter runs, warns of overflows that the kernels mean.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hurried() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        hurry(patch)
+        yield
 
 
 def errs_at_most_twice_as_torch(found: list[Tensor], plain: list[Tensor], exact: list[Tensor]) -> None:
@@ -37,6 +49,18 @@ def errs_at_most_twice_as_torch(found: list[Tensor], plain: list[Tensor], exact:
 
 def same(one: Tensor, other: Tensor) -> bool:
     return torch.equal(torch.nan_to_num(one.float(), nan=7e7), torch.nan_to_num(other.float(), nan=7e7))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _xors(tile, out):  # type: ignore[no-untyped-def]
+    rows, columns = tl.arange(0, 4), tl.arange(0, 8)
+    tl.store(out + rows, tl.xor_sum(tl.load(tile + rows[:, None] * 8 + columns[None, :]), 1))
+
+
+def test_a_hurried_xor_is_an_xor(rng: torch.Generator) -> None:
+    tile, out = torch.randint(-(2**62), 2**62, (4, 8), generator=rng), torch.empty(4, dtype=torch.int64)
+    _xors[(1,)](tile, out)
+    assert out.tolist() == [reduce(xor, row) for row in tile.tolist()]
 
 
 @pytest.mark.parametrize("format", ["float32", "bfloat16", "float16", "int8", "float8_e4m3"])

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from hooked import ActivationStore, VestigeError
 from hooked.store.lock import locked
 from hooked.store.manifest import publish
 from hooked.store.shard_writer import ShardWriter
+from tests import warm
 from tests.hooked.store.small import SITES, documents, files, small_store
 from tests.tiny import random_ids
 
@@ -224,7 +224,7 @@ def test_two_writers_in_two_processes(tmp_path: Path) -> None:
         "import sys, pathlib; from tests.hooked.store.small import small_store; small_store(pathlib.Path(sys.argv[1]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "store")],
+        [*warm.python(), "-c", code, str(tmp_path / "store")],
         cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
