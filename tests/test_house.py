@@ -171,7 +171,8 @@ def test_every_imported_distribution_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     # Triton comes with the CUDA builds of torch.
     allowed = {"triton", *PACKAGES, *sys.stdlib_module_names}
-    for line in (*project["dependencies"], *project["optional-dependencies"]["ray"]):
+    extras = (project["optional-dependencies"][extra] for extra in ("ray", "lm-eval", "inspect"))
+    for line in (*project["dependencies"], *(line for extra in extras for line in extra)):
         allowed.add(re.split(r"[<>=!~\[; ]", line)[0].replace("-", "_"))
     missing = set()
     for path, tree in python_sources():

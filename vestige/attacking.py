@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hooked import HookedModel, UnlearnData, VestigeError
 from hooked.fingerprint import weights_sha256
+from hooked.harvest.ray_connection import RayOptions, imported
 from probes import find_concept_vectors
 from vestige.attacks.attacked import Target
 from vestige.attacks.catalogue import chosen
 from vestige.attacks.cost import Cost, cost_of
 from vestige.attacks.notes import notes_of
+from vestige.attacks.on_ray import attacked_on_ray
 from vestige.attacks.run import Outcome, compared, run_attacks
 from vestige.context import within_context
 from vestige.items import audit_items
@@ -20,6 +22,7 @@ from vestige.result import AuditReport
 from vestige.subjects import Source, blamed, opened, sources_of
 from vestige.words import concept_words
 
+ENGINES = ("local", "ray")
 # How many value vectors of the original an attacker may put back.
 VECTORS = 10
 
@@ -37,6 +40,10 @@ def attack(
     seed: int = 0,
     batch_size: int = 32,
     max_items: int = 200,
+    engine: str = "local",
+    workers: int = 1,
+    num_gpus: float = 0,
+    address: str | None = None,
     before: Callable[[Cost], object] = lambda cost: None,
     progress: bool = True,
 ) -> AuditReport:
@@ -54,6 +61,11 @@ def attack(
         seed: Of everything that draws.
         batch_size: Rows per forward pass.
         max_items: Most items per split; more are sampled.
+        engine: `local`, this process, or `ray`, where every attack on every subject is a task of its own; the results
+            are the same.
+        workers: Tasks at a time, each with a copy of its subject; only for Ray.
+        num_gpus: GPUs of each task; only for Ray.
+        address: Of a running cluster; only for Ray.
         before: Called with the estimated cost before the first attack.
         progress: Show a progress bar.
 
@@ -61,8 +73,14 @@ def attack(
         A report that holds attacks and no checks; `report.save(folder)` writes it.
 
     Raises:
-        VestigeError: There is no such suite or attack, a subject cannot be opened, or an item has no answer.
+        VestigeError: There is no such suite, attack or engine, a subject cannot be opened or sent to Ray, Ray is not
+            there, or an item has no answer.
     """
+    if engine not in ENGINES:
+        raise VestigeError(f"engine is one of {', '.join(ENGINES)}, got {engine!r}")
+    options = RayOptions(workers=workers, num_gpus=num_gpus, address=address)
+    if engine == "ray":
+        imported()
     attacks = chosen(suite, names)
     if not attacks:
         raise VestigeError("no attack was chosen; give a suite (quick, standard, full) or names")
@@ -73,13 +91,26 @@ def attack(
     words = concept_words(original, data, lexicon)
     about = find_concept_vectors(original, lexicon=words, top=VECTORS, seed=seed) if words else ()
     notes = notes_of(original, prepared, vectors=[(v.layer, v.neuron) for v in about], batch_size=batch_size)
-    found: dict[str, dict[str, Outcome]] = {}
+    found: dict[str, Mapping[str, Outcome]] = {}
     hashes: dict[str, str | None] = {}
-    for info, source in steps(sources, "attacking", show=progress, label=lambda pair: pair[0].name):
-        with blamed(info, source, original=original), opened(info, source, original=original) as subject:
-            target = Target(info.name, info.kind, subject.model, subject.raw, notes)
-            found[info.name] = run_attacks(target, prepared, attacks, batch_size=batch_size, seed=seed)
-            hashes[info.name] = weights_sha256(subject.raw)
+    if engine == "ray":
+        found, hashes = attacked_on_ray(
+            original,
+            sources,
+            attacks,
+            options,
+            data=prepared,
+            notes=notes,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+        )
+    else:
+        for info, source in steps(sources, "attacking", show=progress, label=lambda pair: pair[0].name):
+            with blamed(info, source, original=original), opened(info, source, original=original) as subject:
+                target = Target(info.name, info.kind, subject.model, subject.raw, notes)
+                found[info.name] = run_attacks(target, prepared, attacks, batch_size=batch_size, seed=seed)
+                hashes[info.name] = weights_sha256(subject.raw)
     subjects = tuple(info for info, _ in sources)
     return AuditReport(
         provenance=provenance(

@@ -45,14 +45,25 @@ def run_attacks(
     Returns:
         Name to what it got, `plain` first; a text says why an attack could not be run.
     """
-    found: dict[str, Outcome] = {"plain": _finite(plain(target, data, batch_size=batch_size, seed=seed))}
+    found = {"plain": attempted(target, data, None, batch_size=batch_size, seed=seed)}
     for attack in attacks:
         done(attack.name)
-        try:
-            found[attack.name] = _finite(function_of(attack)(target, data, batch_size=batch_size, seed=seed))
-        except VestigeError as refused:
-            found[attack.name] = str(refused)
+        found[attack.name] = attempted(target, data, attack, batch_size=batch_size, seed=seed)
     return found
+
+
+def attempted(target: Target, data: UnlearnData, attack: Attack | None, *, batch_size: int, seed: int) -> Outcome:
+    """Ask a subject under one attack, or plainly without one; a text says why the attack could not be run.
+
+    Raises:
+        VestigeError: The plain question cannot be asked.
+    """
+    if attack is None:
+        return _finite(plain(target, data, batch_size=batch_size, seed=seed))
+    try:
+        return _finite(function_of(attack)(target, data, batch_size=batch_size, seed=seed))
+    except VestigeError as refused:
+        return str(refused)
 
 
 def _finite(found: Attacked) -> Outcome:

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 import pytest
 
 from hooked import VestigeError
+from tests.tiny import tiny_model
+from tests.vestige.facts import small_data
 from vestige.attacks.attacked import Attacked
 from vestige.attacks.catalogue import ATTACKS, Attack, chosen
-from vestige.attacks.cost import Cost
+from vestige.attacks.cost import Cost, cost_of
 from vestige.attacks.run import Outcome, compared
 from vestige.result import AttackResult, SubjectInfo
 
-ATTACK = Attack("prefix", "nowhere", "prompts", False, "quick", 1, {}, "begins the reply", "")
+ATTACK = Attack("prefix", "nowhere", "prompts", False, "quick", 1, 0, {}, "begins the reply", "")
 SUBJECTS = (
     SubjectInfo("original", "original"),
     SubjectInfo("npo", "unlearned"),
@@ -100,3 +102,20 @@ def test_suites_hold_one_another_and_names_add_to_them() -> None:
 def test_a_cost_is_said_in_seconds_or_minutes() -> None:
     assert "about 20 s: 200 passes over the forget items of 0.1 s" in str(Cost(2, 4, 200, 0.1))
     assert "about 5 min: 3,000 passes" in str(Cost(2, 4, 3000, 0.1))
+    assert str(Cost(0, 1, 30, 0.1, checks=True)).startswith("all checks on 1 subjects, about 3 s")
+    assert str(Cost(2, 4, 30, 0.1, checks=True)).startswith("2 attacks and all checks on 4 subjects")
+
+
+def test_a_cost_counts_blocks_checks_and_maps() -> None:
+    model, data = tiny_model("gpt2"), small_data(forget=5, retain=6, control=3)
+
+    def passes(*names: str, **settings: bool) -> int:
+        rows = chosen(None, names) if names else ()
+        return cost_of(model, data, rows, subjects=2, batch_size=8, **settings).passes
+
+    # Three blocks, each tried with four factors, and the states.
+    assert passes("steering") == 2 * (1 + 4 * 3)
+    # Six passes over 14 items in all, which are 2.8 times the forget items, and two for every block.
+    assert passes(checks=True) == 2 * (17 + 2 * 3)
+    assert passes(where=True) == 2 * 3 * 5 * 3
+    assert passes("steering", checks=True, where=True) == passes("steering") + passes(checks=True) + passes(where=True)
