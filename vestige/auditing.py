@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from vestige.context import within_context
 from vestige.edited import edited_latents
 from vestige.evidence import Evidence
 from vestige.intrinsic.cells import CellFalls, Tracing
+from vestige.intrinsic.latents import ConceptLatents, Survival
 from vestige.intrinsic.patched import Patched, Patching
 from vestige.intrinsic.spans import answer_spans
 from vestige.intrinsic.weights import Moved, moved_between, moved_by
@@ -42,6 +43,19 @@ SHOWN_TOKENS = 12
 SHOWN_FORGET, SHOWN_RETAIN = 6, 3
 
 
+@dataclass
+class _Found:
+    """What was read of the subjects, by their names."""
+
+    readings: dict[str, Reading] = field(default_factory=dict)
+    hashes: dict[str, str | None] = field(default_factory=dict)
+    attacked: dict[str, dict[str, Outcome]] = field(default_factory=dict)
+    patched: dict[str, Patched] = field(default_factory=dict)
+    moved: dict[str, tuple[Moved, ...] | str] = field(default_factory=dict)
+    traced: dict[str, CellFalls] = field(default_factory=dict)
+    surviving: dict[str, Survival | str] = field(default_factory=dict)
+
+
 def audit(
     original: HookedModel,
     *,
@@ -59,6 +73,7 @@ def audit(
     attacks: Sequence[str] = (),
     before_attacks: Callable[[Cost], object] = lambda cost: None,
     where: bool = False,
+    sae: Any = None,
     progress: bool = True,
 ) -> AuditReport:
     """Compare a model with its unlearned versions and with models that never learnt the facts.
@@ -79,9 +94,10 @@ def audit(
         max_new_tokens: Length of the continuations.
         suite: Attacks to run on every subject: `quick`, `standard` or `full`; none when not given.
         attacks: Further attacks, by name; `vestige attacks` lists them.
-        before_attacks: Called with what the attacks will cost before anything is read.
+        before_attacks: Called with what the audit will cost before anything is read, where it attacks or maps.
         where: Also map by layer, position and component where the answers are; fifteen passes per layer over at most 16
             items for each subject.
+        sae: A `sae_lens.SAE` of the original or a `sae.Coder`: also follow the latents that mark the forget prompts.
         progress: Show a progress bar.
 
     Returns:
@@ -111,19 +127,26 @@ def audit(
     if rows:
         followed = [(v.layer, v.neuron) for v in vectors]
         notes = notes_of(original, prepared, vectors=followed, batch_size=batch_size)
-        before_attacks(cost_of(original, prepared, rows, subjects=len(sources), batch_size=batch_size))
-    attacked: dict[str, dict[str, Outcome]] = {}
-    readings: dict[str, Reading] = {}
-    hashes: dict[str, str | None] = {}
-    patched: dict[str, Patched] = {}
-    moved: dict[str, tuple[Moved, ...] | str] = {}
+    if rows or where:
+        before_attacks(
+            cost_of(
+                original,
+                prepared,
+                rows,
+                subjects=len(sources),
+                batch_size=batch_size,
+                checks=True,
+                where=where,
+            )
+        )
     patching = Patching(original, answer_spans(original, prepared.forget), decoder=decoder, batch_size=batch_size)
+    marking = ConceptLatents(original, sae, prepared, seed=seed) if sae is not None else None
     tracing = Tracing(original, prepared.forget, batch_size=batch_size) if where else None
-    traced: dict[str, CellFalls] = {}
+    found = _Found()
     for info, source in steps(sources, "reading subjects", show=progress, label=lambda pair: pair[0].name):
         with blamed(info, source, original=original):
             with opened(info, source, original=original) as subject:
-                readings[info.name] = read(
+                found.readings[info.name] = read(
                     subject,
                     prepared,
                     decoder=decoder,
@@ -132,24 +155,28 @@ def audit(
                     max_new_tokens=max_new_tokens,
                     seed=seed,
                 )
-                hashes[info.name] = weights_sha256(subject.raw)
+                found.hashes[info.name] = weights_sha256(subject.raw)
                 if notes is not None:
                     target = Target(info.name, info.kind, subject.model, subject.raw, notes)
-                    attacked[info.name] = run_attacks(target, prepared, rows, batch_size=batch_size, seed=seed)
+                    found.attacked[info.name] = run_attacks(target, prepared, rows, batch_size=batch_size, seed=seed)
                 states = patching.read(subject)
                 cells = tracing.read(subject) if tracing else None
+                if marking is not None:
+                    found.surviving[info.name] = marking.read(subject)
                 if not isinstance(source, Intervention):
-                    moved[info.name] = moved_between(original, subject.raw)
+                    found.moved[info.name] = moved_between(original, subject.raw)
             # Only now is the original whole again.
             if isinstance(source, Intervention):
-                moved[info.name] = moved_by(source, original)
+                found.moved[info.name] = moved_by(source, original)
             if states is not None:
-                patched[info.name] = patching.patched(states)
+                found.patched[info.name] = patching.patched(states)
             if tracing and cells is not None:
-                traced[info.name] = tracing.falls(cells)
-    _warn_of_other_weights(sources, original, hashes)
+                found.traced[info.name] = tracing.falls(cells)
+    _warn_of_other_weights(sources, original, found.hashes)
     subjects = tuple(info for info, _ in sources)
-    evidence = Evidence(prepared, subjects, readings, decoder, vectors, seed, patched, moved)
+    evidence = Evidence(
+        prepared, subjects, found.readings, decoder, vectors, seed, found.patched, found.moved, found.surviving
+    )
     results: list[Result] = []
     for check in steps(CHECKS, "running checks", show=progress, label=lambda c: c.__name__):
         results += check(evidence)
@@ -158,25 +185,26 @@ def audit(
             original,
             prepared,
             sources,
-            hashes=hashes,
+            hashes=found.hashes,
             words=words,
             settings={
                 "seed": seed,
                 **settings,
                 "items_shortened": shortened,
                 "attacks": [row.name for row in rows],
+                **({} if marking is None else {"sae": marking.described()}),
             },
         ),
         subjects=subjects,
         results=tuple(results),
         concept_vectors=_vector_rows(evidence, original),
         generations=_generation_rows(evidence),
-        verdicts=verdicts(subjects, results),
         latents=edited_latents(original, sources, prepared),
-        attacks=compared(subjects, attacked, rows, seed=seed),
-        where=located(subjects, traced, seed=seed) if where else (),
+        attacks=compared(subjects, found.attacked, rows, seed=seed),
+        where=located(subjects, found.traced, seed=seed) if where else (),
     )
-    return replace(report, residual=residual_knowledge(report))
+    residual = residual_knowledge(report)
+    return replace(report, residual=residual, verdicts=verdicts(subjects, results, residual))
 
 
 def _warn_of_other_weights(

@@ -182,6 +182,11 @@ def audit(
         str | None, typer.Option(help="Attack every subject too: quick, standard or full. [default: no attack]")
     ] = None,
     where: Annotated[bool, typer.Option("--where", help="Map where the answers are, by layer and position.")] = False,
+    sae: Annotated[
+        str | None, typer.Option(help="Folder of an SAE of the original, or a release: do its latents survive?")
+    ] = None,
+    sae_id: Annotated[str | None, typer.Option(help="Which SAE of a release or folder.")] = None,
+    site: Annotated[str | None, typer.Option(help="Where the SAE belongs, if its file does not say.")] = None,
     dtype: Dtype = "float32",
     overwrite: Overwrite = False,
     seed: Seed = 0,
@@ -196,12 +201,13 @@ def audit(
 
     chosen(suite)
     folders = [*(unlearned or []), *(more or [])]
-    read = [original, forget, retain, control, holdout, retrained, never, *folders]
+    read = [original, forget, retain, control, holdout, retrained, never, sae, *folders]
     check_output(out, overwrite=overwrite, inputs=read)
-    inputs.check_folders([f for f in (*folders, retrained, never) if f is not None])
+    inputs.check_sae(sae, sae_id, site, retain=retain)
+    inputs.check_folders(folders, retrained=retrained, never=never)
     data = inputs.data(forget, retain, control, holdout=holdout, template=_text(template), concept=concept)
     report = run(
-        inputs.model(original, device=device, dtype=dtype),
+        inputs.model(original, device=device, dtype=dtype, given="--original"),
         unlearned=folders,
         data=data,
         retrained=retrained,
@@ -213,6 +219,7 @@ def audit(
         suite=suite,
         before_attacks=lambda cost: typer.echo(str(cost), err=True),
         where=where,
+        sae=None if sae is None else inputs.sae(sae, sae_id, site=site, device=device),
         progress=not json_,
     )
     with output_folder(out, overwrite=overwrite) as folder:
@@ -253,6 +260,10 @@ def attack(
     concept: Concept = None,
     max_items: Annotated[int, typer.Option(help="Most items per split; more are sampled.")] = 200,
     batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 32,
+    engine: Annotated[str, typer.Option(help="local, or ray: every attack on every model is a task.")] = "local",
+    workers: Annotated[int, typer.Option(help="Tasks at a time, each with a copy of its model; only for ray.")] = 1,
+    num_gpus: Annotated[float, typer.Option(help="GPUs of each task; only for ray.")] = 0,
+    address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster. [default: this machine]")] = None,
     dtype: Dtype = "float32",
     overwrite: Overwrite = False,
     seed: Seed = 0,
@@ -270,10 +281,10 @@ def attack(
     chosen(suite, name or [])
     folders = [*(unlearned or []), *(more or [])]
     check_output(out, overwrite=overwrite, inputs=[original, forget, retain, retrained, never, *folders])
-    inputs.check_folders([f for f in (*folders, retrained, never) if f is not None])
+    inputs.check_folders(folders, retrained=retrained, never=never)
     data = inputs.data(forget, retain, None, template=_text(template), concept=concept)
     report = run(
-        inputs.model(original, device=device, dtype=dtype),
+        inputs.model(original, device=device, dtype=dtype, given="--original"),
         unlearned=folders,
         data=data,
         retrained=retrained,
@@ -283,6 +294,10 @@ def attack(
         seed=seed,
         batch_size=batch_size,
         max_items=max_items,
+        engine=engine,
+        workers=workers,
+        num_gpus=num_gpus,
+        address=address,
         before=lambda cost: typer.echo(str(cost), err=True),
         progress=not json_,
     )
@@ -320,6 +335,7 @@ def calibrate(
 
     check_output(out, overwrite=overwrite, inputs=[work])
     worlds = command.seeds(fit, what="--fit"), command.seeds(held, what="--held")
+    command.check(*worlds, concepts=n_concepts, suite=suite, engine=engine, workers=workers, work=work)
     cost = calibration.minutes(fit=len(worlds[0]), held=len(worlds[1]), concepts=n_concepts)
     typer.echo(f"about {cost} core minutes from nothing, less what is in '{work}' already", err=True)
     found = calibration.calibrate(
@@ -408,7 +424,10 @@ def features(
 
     check_output(out, overwrite=overwrite, inputs=[model, sae, positive, negative])
     command.check(score=score, top=top, others=others)
-    with_it, without = (command.texts(path, template=_text(template)) for path in (positive, negative))
+    with inputs.option("--positive"):
+        with_it = command.texts(positive, template=_text(template))
+    with inputs.option("--negative"):
+        without = command.texts(negative, template=_text(template))
     loaded = inputs.model(model, device=device, dtype=dtype)
     report = command.run(
         loaded,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from hooked import Decoder, UnlearnData
 from probes import ConceptVector
+from vestige.intrinsic.latents import Survival
 from vestige.intrinsic.patched import Patched
 from vestige.intrinsic.weights import Moved
 from vestige.metrics.bootstrap import mean_interval
@@ -27,6 +28,7 @@ class Evidence:
         seed: Of resampling and permutations.
         patched: Subject name to what its states do in the original; without subjects of another shape.
         moved: Subject name to how far its weights lie from the original's, or to why they cannot be compared.
+        latents: Subject name to what an SAE's latents say of it, or to why they say nothing; empty without an SAE.
     """
 
     data: UnlearnData
@@ -37,6 +39,7 @@ class Evidence:
     seed: int
     patched: Mapping[str, Patched] = field(default_factory=dict)
     moved: Mapping[str, tuple[Moved, ...] | str] = field(default_factory=dict)
+    latents: Mapping[str, Survival | str] = field(default_factory=dict)
 
     @property
     def original(self) -> Reading:

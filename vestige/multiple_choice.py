@@ -53,7 +53,7 @@ def multiple_choice(model: HookedModel, items: Sequence[Item], *, batch_size: in
         raise VestigeError("multiple choice needs at least one item")
     bare = next((i for i, item in enumerate(items) if not (item.answer and item.perturbed_answers)), None)
     if bare is not None:
-        lacks = "answer" if not items[bare].answer else "wrong answer (perturbed_answers)"
+        lacks = "answer" if not items[bare].answer else "wrong answer (perturbed_answers; column perturbed_answer)"
         raise VestigeError(f"item {bare} ({items[bare].prompt[:40]!r}) has no {lacks} to choose from")
     right = [[text for text in (item.answer, item.paraphrased_answer) if text] for item in items]
     texts = [

@@ -249,6 +249,20 @@ class AuditReport:
     where: tuple[WhereMap, ...] = ()
     residual: tuple[ResidualKnowledge, ...] = ()
 
+    @classmethod
+    def load(cls, path: str | Path) -> AuditReport:
+        """Return the report that `save` wrote.
+
+        Args:
+            path: Its folder, or the `report.json` in it.
+
+        Raises:
+            VestigeError: There is none, or it is not a report.
+        """
+        from vestige.report.storage import read_json
+
+        return read_json(Path(path) / "report.json" if Path(path).is_dir() else Path(path))
+
     def result(self, check: str, subject: str) -> Result:
         """Return the result of one check on one subject; KeyError lists nothing silently."""
         for result in self.results:

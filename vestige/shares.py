@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 
 from vestige.result import AuditReport, Result
 
@@ -36,7 +37,8 @@ def shares_of(report: AuditReport, subject: str) -> dict[str, float | None]:
     table = {(r.check, r.subject): r for r in report.results}
     original = report.subjects[0].name
     found = {check: share(table, check, subject, original) for check in CHECKS if (check, subject) in table}
-    return found | {f"attack:{r.attack}": r.gap for r in report.attacks if r.subject == subject}
+    gaps = {f"attack:{r.attack}": _finite(r.gap) for r in report.attacks if r.subject == subject}
+    return found | gaps
 
 
 def share(table: Mapping[tuple[str, str], Result], check: str, name: str, original: str) -> float | None:
@@ -49,10 +51,16 @@ def share(table: Mapping[tuple[str, str], Result], check: str, name: str, origin
         original: Name of the model before unlearning.
 
     Returns:
-        None where something was not measured or the two ends are less than 0.05 apart.
+        None where something was not measured, or is no finite number, or the two ends are less than 0.05 apart.
     """
     mine, top = table.get((check, name)), table.get((check, original))
-    if mine is None or mine.estimate is None or mine.control is None or top is None or top.estimate is None:
+    if mine is None or top is None:
         return None
-    scale = top.estimate - mine.control
-    return None if scale < APART else (mine.estimate - mine.control) / scale
+    here, bottom, whole = _finite(mine.estimate), _finite(mine.control), _finite(top.estimate)
+    if here is None or bottom is None or whole is None or whole - bottom < APART:
+        return None
+    return (here - bottom) / (whole - bottom)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None

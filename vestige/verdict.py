@@ -1,109 +1,198 @@
-"""Plain words for what the numbers of one subject say together, each with the threshold that it is held against."""
+"""What an audit says of each subject, in one statement: the claim, the probability of it, and what both rest on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from vestige.calibration.score import UNSURE
+from vestige.claims import DEEP, INTACT, Claim, claimed
+from vestige.report.residual import probability, together
 from vestige.report.text import listed
-from vestige.result import Result, SubjectInfo
-from vestige.shares import APART, share
+from vestige.result import ResidualKnowledge, Result, SubjectInfo
+from vestige.shares import APART
+from vestige.signs import HALF, TRACE, Signs, Table, estimate, signs_of
 
-TRACE = 0.2
-HIDDEN = 0.5
-INTACT = 0.95
 KEPT = 0.8
 VARIED = 0.5
-
-Table = Mapping[tuple[str, str], Result]
 
 _REFERENCES = {
     "original": "The model before unlearning: the upper end of every scale.",
     "retrained": "Trained without the forget set: what exact unlearning would give.",
     "never": "Never taught the facts: whatever it scores is guessing, the lower end of every scale.",
 }
-_INSIDE = {"lens": "lens_leak", "probe": "probe_leak"}
 _SAID = {
     "forget_probability": "how probable the answers are",
     "forget_rouge": "what it writes",
-    "exact_memorization": "its first choices",
     "paraphrase_probability": "how probable the answers are when the question is reworded",
 }
 
 
-def verdicts(subjects: Sequence[SubjectInfo], results: Sequence[Result]) -> dict[str, str]:
-    """Return a verdict of one to three sentences per subject.
+def verdicts(
+    subjects: Sequence[SubjectInfo], results: Sequence[Result], residual: Sequence[ResidualKnowledge] = ()
+) -> dict[str, str]:
+    """Return a verdict of one to five sentences per subject; `vestige.claims` decides what is claimed.
 
     Every share runs from a model that never learnt the facts (0) to the original (1); where the two are less than 0.05
-    apart there is no scale. A subject *still answers* above 0.2 of the original in the worst of forget probability,
-    ROUGE, exact memorization and reworded questions (flattened logits lower the first alone); it *hides* the knowledge
-    where the bare weights give back half of it or more; it is *silent, but not empty* where the lens or the
-    probe keeps more than 0.2 and the whole interval lies above control and floor, and *silent, but stored* where the
-    concept's vectors have a mean cosine of at least 0.95; else these checks found no trace. Losing more than a fifth of
-    the retain probability is said, and so are outputs less than half as varied as the original's. The thresholds are
-    Vestige's.
+    apart there is no scale. A subject *still answers* where half of one kind of answers or a trace of two is left
+    (probability, text, reworded questions; flattened logits lower the first alone); it *hides* the knowledge where the
+    bare weights give back half of it or more; it is *silent, but not empty* where only an instrument that looks inside
+    or the score finds it; it is *not settled* where the score does not bear out what a check found, where it is unsure
+    itself, or where the concept's vectors have a mean cosine of at least 0.95; else there is *no trace*. Losing more
+    than a fifth of the retain probability is said, and so are outputs less than half as varied as the original's. The
+    thresholds are Vestige's.
+
+    Args:
+        subjects: The columns, original first.
+        results: Of all checks.
+        residual: What all instruments say together, for the subjects that have a score.
     """
     table = {(r.check, r.subject): r for r in results}
+    scores = {one.subject: one for one in residual}
     original = subjects[0].name
-    return {s.name: _REFERENCES.get(s.kind) or _verdict(s.name, original, table) for s in subjects}
+    return {
+        s.name: _reference(s.kind, scores.get(s.name))
+        if s.kind in _REFERENCES
+        else _verdict(s.name, original, table, scores.get(s.name))
+        for s in subjects
+    }
 
 
-def _verdict(name: str, original: str, table: Table) -> str:
-    shown = share(table, "forget_probability", name, original)
-    said = _no_scale(table, name, original) if shown is None else _left(table, name, original, shown)
-    return " ".join([said, *_damage(table, name, original)])
+def _reference(kind: str, residual: ResidualKnowledge | None) -> str:
+    """What a reference is for, and whether the score says of it what is known."""
+    if residual is None:
+        return _REFERENCES[kind]
+    if residual.probability <= UNSURE[0]:
+        rightly = "as it should"
+    else:
+        unsure = residual.probability < UNSURE[1]
+        rightly = "too much to trust the score here" + ("" if unsure else ": it takes this model for one that knows")
+    return f"{_REFERENCES[kind]} The score gives {probability(residual)} that it holds them, {rightly}."
+
+
+def _verdict(name: str, original: str, table: Table, residual: ResidualKnowledge | None) -> str:
+    signs = signs_of(table, name, original)
+    if signs is None:
+        said = [_no_scale(table, name, original)]
+    else:
+        claim = claimed(signs, residual)
+        said = [*_SENTENCES[claim.claim](signs, claim, residual)]
+        if claim.by in (None, "score", "vectors"):
+            deaf = [what for what, left in signs.inside.items() if left is None]
+            said += [f"{_capital(_named(what))} tells nothing here." for what in deaf]
+            if (depth := signs.inside.get("patching")) is not None and depth > TRACE:
+                said.append(f"Patching finds {_part(depth)} of what the original holds, too little to tell it apart.")
+    return " ".join([*said, *_damage(table, name, original)])
 
 
 def _no_scale(table: Table, name: str, original: str) -> str:
-    top, mine = _estimate(table, "forget_probability", original), table.get(("forget_probability", name))
+    top, mine = estimate(table, "forget_probability", original), table.get(("forget_probability", name))
     if mine is None or mine.control is None or top is None:
         return (
             "No verdict: without a model that never learnt the facts nothing can be called forgotten; "
             "compare with the original."
         )
+    if estimate(table, "forget_probability", name) is None:
+        return f"No verdict: its forget probability could not be measured ({mine.note or 'it is no finite number'})."
     return (
         f"No verdict: the original's forget probability is {top:.2f} and that of a model that never learnt the facts "
         f"{mine.control:.2f}, less than {APART} apart, so these items cannot show a loss."
     )
 
 
-def _left(table: Table, name: str, original: str, shown: float) -> str:
-    hidden, cosine = _estimate(table, "suppression_index", name), _estimate(table, "concept_vector_cosine", name)
-    inside = {what: share(table, check, name, original) for what, check in _INSIDE.items()}
-    found = {what: left for what, left in inside.items() if left is not None}
-    clear = {what: left for what, left in found.items() if left > TRACE and _is_above(table, _INSIDE[what], name)}
-    worst = max(clear, key=clear.__getitem__, default=None)
-    spoken = {check: left for check in _SAID if (left := share(table, check, name, original)) is not None}
-    loudest = max(spoken, key=spoken.__getitem__, default="forget_probability")
-    if max(shown, *spoken.values(), 0.0) > TRACE:
-        return (
-            f"Still answers: in {_SAID[loudest]}, {spoken[loudest]:.0%} of what sets the original apart is left "
-            f"(above {TRACE:.0%})."
-        )
-    if hidden is not None and hidden >= HIDDEN:
-        return (
-            f"Hidden, not removed: it does not answer, but its bare weights give back {hidden:.0%} of what the "
-            f"original knows ({HIDDEN:.0%} or more)."
-        )
-    if worst is not None:
-        return (
-            f"Silent, but not empty: it does not answer, yet the {worst} still finds {clear[worst]:.0%} of what the "
-            f"original holds (above {TRACE:.0%})."
-        )
-    near = listed(["what it says", *(f"the {what}" for what in found)])
-    little = f"at most {TRACE:.0%} left, or not clearly above it"
-    silent = "".join(f" The {what} tells nothing here." for what, left in inside.items() if left is None)
-    if cosine is not None and cosine >= INTACT:
-        return (
-            f"Silent, but stored: by {near} it is like a model that never learnt the facts ({little}), yet "
-            f"the concept's vectors are almost untouched (cosine {cosine:.2f}, {INTACT} or more).{silent}"
-        )
+def _holds(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> list[str]:
+    said = f"Silent, but not empty: it does not answer, yet {_found(signs, claim)}."
+    if claim.by == "answers":
+        said = f"Still answers: {_found(signs, claim)}."
+    elif claim.by == "bare":
+        silent = "it answers little" if signs.answers else "it does not answer"
+        said = f"Hidden, not removed: {silent}, but {_found(signs, claim)}."
+    if residual is None:
+        return [said]
+    chance, score = probability(residual), together(residual)
+    if claim.by == "score":
+        return [f"Silent, but not empty: {_like(signs)}, yet {score} give {chance} that it still holds them."]
+    if claim.score == "holds":
+        return [said, f"{_capital(score)} give {chance} that it still holds the facts."]
+    if claim.score == "open":
+        return [said, f"That decides; {score} alone would be too unsure for a claim ({chance})."]
+    return [said, f"That decides, whatever else was tried: {score} do not hear it."]
+
+
+def _open(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> list[str]:
+    silent = "" if claim.by == "answers" else "it does not answer, yet "
+    traced = claim.by in ("answers", "inside", "choices")
+    found = f"Not settled: {silent}{_found(signs, claim)}" if traced else f"Not settled: {_like(signs)}"
+    stored = not traced and signs.cosine is not None and signs.cosine >= INTACT
+    if stored:
+        found += f", yet the concept's vectors are almost untouched (cosine {signs.cosine:.2f}, {INTACT} or more)"
+    if residual is None:
+        return [f"{found}."]
+    chance, score = probability(residual), together(residual)
+    if claim.score == "open":
+        also = "and" if traced or stored else "but"
+        return [f"{found}, {also} {score} are too unsure for a claim ({chance} that it still holds the facts)."]
+    if claim.score == "gone":
+        return [f"{found}, but {score} give {chance} that it still holds the facts."]
+    unheard = f"but {score} do not bear that out, and" if traced else "and"
+    return [f"{found}, {unheard} what only attacks bring back was not looked for."]
+
+
+def _no_trace(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> list[str]:
+    found, proof = f"No trace found: {_like(signs)}", "That is absence of evidence, not proof"
+    if residual is None:
+        return [f"{found}.", f"{proof}."]
+    if claim.score == "silent":
+        return [f"{found}.", f"{proof}: what only attacks bring back was not looked for."]
+    return [f"{found}, and {together(residual)} give {probability(residual)} that it still holds them.", f"{proof}."]
+
+
+_SENTENCES = {"holds": _holds, "open": _open, "no trace": _no_trace}
+
+
+def _found(signs: Signs, claim: Claim) -> str:
+    """What shows it first, with the threshold that it passed."""
+    if claim.by == "bare":
+        return f"its bare weights give back {_part(signs.hidden)} of what the original knows ({HALF:.0%} or more)"
+    if claim.by == "choices":
+        left = f"{_part(signs.choices)} of what sets the original apart (above {TRACE:.0%})"
+        return f"its first choices, given the beginning of an answer, keep {left}"
+    if claim.by == "inside":
+        # States that carry nearly all of it decide alone, so they are named before a lens or a probe that finds more.
+        deep = signs.clear.get("patching", 0.0) >= DEEP
+        most = "patching" if deep else max(signs.clear, key=signs.clear.__getitem__)
+        mark = f"{DEEP:.0%} or more" if deep else f"above {HALF if most == 'patching' else TRACE:.0%}"
+        return f"{_named(most)} still finds {_part(signs.clear[most])} of what the original holds ({mark})"
+    if claim.by != "answers":
+        return ""
+    most = max(signs.answers, key=signs.answers.__getitem__)
+    left = f"{_part(signs.answers[most])} of what sets the original apart"
+    return f"in {_SAID[most]}, {left} is left (above {TRACE:.0%})"
+
+
+def _like(signs: Signs) -> str:
+    alike = [_named(w) for w, left in signs.inside.items() if left is not None and (w != "patching" or left <= TRACE)]
+    near = listed(["what it says", *alike])
     return (
-        f"No trace found: by {near} it is like a model that never learnt the facts ({little}). "
-        f"That is absence of evidence, not proof.{silent}"
+        f"by {near} it is like a model that never learnt the facts (at most {TRACE:.0%} left, or not clearly above it)"
     )
 
 
-def _damage(table: Table, name: str, original: str) -> list[str]:
+def _named(instrument: str) -> str:
+    return instrument if instrument == "patching" else f"the {instrument}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _part(share: float | None) -> str:
+    """A share in words where it lies outside the scale; the number itself is in the tables."""
+    if share is None:
+        return "nothing"
+    return "at least all" if share > 1.005 else "nothing" if share < 0.005 else f"{share:.0%}"
+
+
+def _damage(table: Mapping[tuple[str, str], Result], name: str, original: str) -> list[str]:
     said = []
     kept = _quotient(table, "retain_probability", name, original)
     varied = _quotient(table, "degeneracy", name, original)
@@ -113,22 +202,11 @@ def _damage(table: Table, name: str, original: str) -> list[str]:
         said.append(
             f"Its texts are {varied:.0%} as varied as the original's (below {VARIED:.0%}), so low scores say little."
         )
-    if _estimate(table, "degeneracy", original) is not None and varied is None:
+    if estimate(table, "degeneracy", original) is not None and varied is None:
         said.append("It writes nothing at all, so low scores say little.")
     return said
 
 
-def _estimate(table: Table, check: str, name: str) -> float | None:
-    result = table.get((check, name))
-    return None if result is None else result.estimate
-
-
-def _is_above(table: Table, check: str, name: str) -> bool:
-    """Whether a result lies above its control and its floor by more than the choice of items explains."""
-    result = table[check, name]
-    return all(result.low is None or mark is None or result.low > mark for mark in (result.control, result.floor))
-
-
 def _quotient(table: Table, check: str, name: str, original: str) -> float | None:
-    mine, top = _estimate(table, check, name), _estimate(table, check, original)
+    mine, top = estimate(table, check, name), estimate(table, check, original)
     return None if mine is None or not top else mine / top

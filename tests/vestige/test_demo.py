@@ -89,7 +89,8 @@ def test_training_methods_stop_saying_it_and_leave_the_vectors_where_they_are(re
     for name in ("gradient_ascent", "npo"):
         assert value(report, "forget_probability", name) <= 0.1 * before
         assert value(report, "concept_vector_cosine", name) > 0.95
-    assert report.verdicts["npo"].startswith("Silent, but stored")
+    assert report.verdicts["npo"].startswith("Not settled: by what it says")
+    assert "vectors are almost untouched" in report.verdicts["npo"]
 
 
 def test_zeroed_vectors_keep_none_of_their_tokens(report: AuditReport) -> None:

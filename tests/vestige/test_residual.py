@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from vestige.attacks.catalogue import chosen
-from vestige.report.residual import sentence
 from vestige.residual import fitted_scores, residual_knowledge
 from vestige.result import AttackResult, AuditReport, ResidualKnowledge, Result, SubjectInfo
 from vestige.shares import CHECKS
@@ -95,7 +94,7 @@ def test_attacks_count_where_all_of_them_were_run() -> None:
     # One that could not be run is named, and nothing is called removed; without the weightiest only checks are left.
     assert without("few_shot").instruments == "quick"
     assert without("few_shot").missing == ("attack:few_shot",)
-    assert without("few_shot").placed == "mixed"
+    assert without("few_shot").placed is None
     assert without("relearning", "steering", "forced_choice").instruments == "checks"
 
 
@@ -120,23 +119,8 @@ def test_methods_are_placed_by_what_is_measured() -> None:
     assert of(level=0.0, hidden=0.6).placed == "suppression"
     assert of(level=0.0, attack=0.0, hidden=0.6).placed == "suppression"
     assert of(level=0.0, attack=0.0, raw_depth_leak=0.9).placed == "suppression"
-    assert of(level=0.0, attack=0.0, depth_leak=0.5).placed == "mixed"
+    # More than half of what the original holds is inside, and nothing else says so: not settled.
+    assert of(level=0.0, attack=0.0, depth_leak=0.6).placed is None
+    assert of(level=0.0, attack=0.0, depth_leak=0.3).placed is None
     # Nothing inside, and yet the attacks get it back.
     assert of(level=0.0, attack=0.8).placed == "mixed"
-
-
-def test_it_is_said_in_words() -> None:
-    said = ResidualKnowledge("x", "quick", 0.42, 0.9996, False, "attack:few_shot")
-    assert (
-        sentence(said)
-        == "Residual knowledge 0.42, heard most in “attack few shot”: above 99% that it still holds the facts."
-    )
-    unsure = ResidualKnowledge("x", "checks", 0.1, 0.5, True, None)
-    assert sentence(unsure) == (
-        "Residual knowledge without attacks 0.10: no claim, since what only attacks bring back was not looked for."
-    )
-    partly = replace(said, missing=("probe_leak", "attack:reworded"))
-    assert sentence(partly).endswith(
-        "above 99% that it still holds the facts (2 of its instruments could not be used)."
-    )
-    assert "too unsure for a claim (50% that" in sentence(replace(unsure, instruments="quick"))

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from vestige.result import Result, SubjectInfo
+from vestige.claims import placed
+from vestige.result import ResidualKnowledge, Result, SubjectInfo
+from vestige.signs import signs_of
 from vestige.verdict import verdicts
 
 SUBJECTS = [
@@ -15,8 +17,8 @@ SUBJECTS = [
     SubjectInfo("retain", "retrained"),
     SubjectInfo("never", "never"),
 ]
-CONTROL = {"forget_probability": 0.1, "lens_leak": 0.2, "probe_leak": 0.5}
-ORIGINAL = {
+CONTROL: dict[str, float] = {"forget_probability": 0.1, "lens_leak": 0.2, "probe_leak": 0.5}
+ORIGINAL: dict[str, float | None] = {
     "forget_probability": 0.9,
     "lens_leak": 1.0,
     "probe_leak": 1.0,
@@ -25,7 +27,7 @@ ORIGINAL = {
     "concept_vector_cosine": 1.0,
     "suppression_index": 0.0,
 }
-CLEAN = {
+CLEAN: dict[str, float | None] = {
     "forget_probability": 0.1,
     "lens_leak": 0.2,
     "probe_leak": 0.5,
@@ -36,16 +38,28 @@ CLEAN = {
 }
 
 
-def verdict(*, original: dict[str, float | None] | None = None, without: str = "", **edited: float | None) -> str:
+def results_of(
+    original: dict[str, float | None], edited: dict[str, float | None], *, without: str = ""
+) -> list[Result]:
+    """One result per value; what has no control of its own has one of 0."""
+    return [
+        Result(check, name, value, control=CONTROL.get(check, 0.0))
+        for name, values in (("original", original), ("edited", edited))
+        for check, value in values.items()
+        if check != without
+    ]
+
+
+def verdict(
+    *,
+    original: dict[str, float | None] | None = None,
+    without: str = "",
+    score: ResidualKnowledge | None = None,
+    **edited: float | None,
+) -> str:
     """The verdict on a subject that is clean but for what is said."""
-    results = []
-    for name, values in (("original", ORIGINAL | (original or {})), ("edited", CLEAN | edited)):
-        results += [
-            Result(check, name, value, control=CONTROL.get(check))
-            for check, value in values.items()
-            if check != without
-        ]
-    return verdicts(SUBJECTS, results)["edited"]
+    results = results_of(ORIGINAL | (original or {}), CLEAN | edited, without=without)
+    return verdicts(SUBJECTS, results, [] if score is None else [score])["edited"]
 
 
 def test_no_trace() -> None:
@@ -110,11 +124,186 @@ def test_a_trace_that_the_choice_of_items_explains_is_none() -> None:
         assert verdicts(SUBJECTS, results)["edited"].startswith(found)
 
 
-def test_silent_but_stored() -> None:
+def test_untouched_vectors_leave_it_open() -> None:
     said = verdict(concept_vector_cosine=0.99)
-    assert said.startswith("Silent, but stored:")
-    assert "cosine 0.99, 0.95 or more" in said
-    assert not verdict(concept_vector_cosine=0.94).startswith("Silent")
+    assert said.startswith("Not settled: by what it says, the lens and the probe it is like")
+    assert "almost untouched (cosine 0.99, 0.95 or more)" in said
+    assert verdict(concept_vector_cosine=0.94).startswith("No trace found")
+
+
+def test_first_choices_alone_are_no_answers() -> None:
+    # Whatever is left of them: they are made after the right beginning of an answer.
+    for share in (0.25, 1.0):
+        original: dict[str, float | None] = {"exact_memorization": 1.0}
+        said = verdict(original=original, exact_memorization=share)
+        assert said.startswith("Silent, but not empty: it does not answer, yet its first choices, given the beginning")
+        assert f"keep {share:.0%} of what sets the original apart" in said
+        doubted = verdict(original=original, exact_memorization=share, score=score(0.02))
+        assert doubted.startswith("Not settled: it does not answer, yet its first choices")
+
+
+def test_shares_beyond_the_scale_are_said_in_words() -> None:
+    assert "at least all of what sets the original apart is left" in verdict(forget_probability=1.3)
+    assert "give back at least all of what the original knows" in verdict(suppression_index=1.2)
+    assert "100% of what sets the original apart" in verdict(forget_probability=0.9)
+
+
+def score(
+    probability: float, *, attacked: bool = True, missing: tuple[str, ...] = (), abstains: bool | None = None
+) -> ResidualKnowledge:
+    """What the score says of the edited model, abstaining as an audit lets it."""
+    unsure = 0.1 < probability < 0.9 or (not attacked and probability <= 0.9)
+    return ResidualKnowledge(
+        "edited",
+        "quick" if attacked else "checks",
+        0.25,
+        probability,
+        unsure if abstains is None else abstains,
+        "attack:few_shot" if attacked else "raw_depth_leak",
+        missing,
+    )
+
+
+def test_the_score_is_part_of_the_statement() -> None:
+    sure = verdict(forget_probability=0.9, score=score(0.9996))
+    assert sure == (
+        "Still answers: in how probable the answers are, 100% of what sets the original apart is left (above 20%). All "
+        "checks and attacks together (score 0.25, heard most in “attack few shot”) give above 99% that it still holds "
+        "the facts."
+    )
+    gone = verdict(score=score(0.004))
+    assert "and all checks and attacks together (score 0.25, heard most in “attack few shot”) give below 1%" in gone
+    assert gone.endswith("That is absence of evidence, not proof.")
+    heard = verdict(score=score(0.95))
+    assert heard.startswith("Silent, but not empty: by what it says, the lens and the probe it is like a model that")
+    assert "yet all checks and attacks together" in heard
+    unsure = verdict(score=score(0.5), concept_vector_cosine=0.99)
+    assert unsure.startswith("Not settled: by what it says, the lens and the probe")
+    assert unsure.endswith("are too unsure for a claim (50% that it still holds the facts).")
+    partly = verdict(score=score(0.004, missing=("probe_leak", "attack:reworded")))
+    assert "few shot”, 2 of the instruments could not be used) give" in partly
+    alone = verdict(score=score(0.004, attacked=False))
+    assert alone.startswith("No trace found")
+    assert alone.endswith("what only attacks bring back was not looked for.")
+
+
+def test_a_weak_trace_needs_a_score_that_does_not_speak_against_it() -> None:
+    weak = {"forget_probability": 0.3}
+    assert verdict(**weak).startswith("Still answers")
+    assert verdict(**weak, score=score(0.95)).startswith("Still answers")
+    assert verdict(**weak, score=score(0.5)).startswith("Not settled: in how probable the answers are, 25% of what")
+    assert verdict(**weak, score=score(0.02)).startswith("Not settled")
+    doubted = verdict(lens_leak=0.6, score=score(0.02, attacked=False))
+    assert doubted.startswith("Not settled: it does not answer, yet the lens still finds 50%")
+    assert "do not bear that out, and what only attacks bring back was not looked for" in doubted
+    # Half of an answer, or the bare weights, decide whatever the score says.
+    loud = verdict(forget_probability=0.8, score=score(0.02))
+    assert loud.startswith("Still answers")
+    assert "That decides, whatever else was tried" in loud
+    assert verdict(suppression_index=0.9, score=score(0.02)).startswith("Hidden, not removed")
+
+
+def test_patching_tells_from_a_half_on() -> None:
+    # Of 155 models that never knew, 12 had a share above 0.2, one above 0.5 and none above 0.8.
+    little = verdict(original={"depth_leak": 1.0}, depth_leak=0.3)
+    assert little.startswith("No trace found: by what it says, the lens and the probe it is like")
+    assert "Patching finds 30% of what the original holds, too little to tell it apart." in little
+    whole = verdict(original={"depth_leak": 1.0}, depth_leak=0.1)
+    assert "by what it says, the lens, the probe and patching it is like" in whole
+    more = verdict(original={"depth_leak": 1.0}, depth_leak=0.6)
+    assert more.startswith("Silent, but not empty: it does not answer, yet patching still finds 60%")
+    assert "(above 50%)" in more
+    assert verdict(original={"depth_leak": 1.0}, depth_leak=0.6, score=score(0.02)).startswith("Not settled")
+    deep = verdict(original={"depth_leak": 1.0}, depth_leak=0.9, score=score(0.02))
+    assert deep.startswith("Silent, but not empty: it does not answer, yet patching still finds 90%")
+    assert "(80% or more)" in deep
+
+
+def test_the_score_on_references_is_held_against_what_is_known_of_them() -> None:
+    def said(probability: float) -> str:
+        known = replace(score(probability), subject="never")
+        return verdicts(SUBJECTS, [], [known])["never"]
+
+    assert said(0.004).endswith("The score gives below 1% that it holds them, as it should.")
+    assert said(0.4).endswith("The score gives 40% that it holds them, too much to trust the score here.")
+    assert said(0.97).endswith("too much to trust the score here: it takes this model for one that knows.")
+
+
+HOLDS = ("Still answers", "Hidden, not removed", "Silent, but not empty")
+SHARES: list[dict[str, float]] = [
+    {},
+    {"forget_probability": 0.3},
+    {"forget_probability": 0.3, "paraphrase_probability": 0.3},
+    {"forget_probability": 0.9},
+    {"forget_probability": 1.3},
+    {"exact_memorization": 0.9},
+    {"lens_leak": 0.6},
+    {"depth_leak": 0.3},
+    {"depth_leak": 0.6},
+    {"depth_leak": 0.9},
+    {"forget_probability": 0.3, "depth_leak": 0.9},
+    {"suppression_index": 0.9},
+    {"suppression_index": 0.9, "depth_leak": 1.0, "forget_probability": 0.3},
+    {"concept_vector_cosine": 0.99},
+    {"lens_leak": float("nan")},
+    {"depth_leak": float("nan")},
+    {"suppression_index": float("nan")},
+]
+SCORES = [
+    None,
+    *(score(p) for p in (0.004, 0.1, 0.5, 0.9, 0.999)),
+    *(score(p, attacked=False) for p in (0.004, 0.1, 0.5, 0.9, 0.999)),
+    score(0.999, abstains=True),
+    score(0.004, abstains=True),
+    score(float("nan"), abstains=False),
+    score(0.004, missing=("probe_leak",)),
+]
+
+
+@pytest.mark.parametrize("known", SCORES, ids=str)
+@pytest.mark.parametrize("values", SHARES, ids=str)
+def test_no_two_parts_of_a_statement_contradict_each_other(
+    values: dict[str, float], known: ResidualKnowledge | None
+) -> None:
+    results = results_of(
+        ORIGINAL | {"paraphrase_probability": 0.9, "exact_memorization": 1.0, "depth_leak": 1.0},
+        CLEAN | {"paraphrase_probability": 0.1, "exact_memorization": 0.0, "depth_leak": 0.0} | values,
+    )
+    said = verdicts(SUBJECTS, results, [] if known is None else [known])["edited"]
+    heads = [head for head in (*HOLDS, "Not settled", "No trace found", "No verdict") if head in said]
+    assert len(heads) == 1
+    assert said.startswith(f"{heads[0]}: ")
+    holds = heads[0] in HOLDS
+    assert "nan" not in said
+    signs = signs_of({(r.check, r.subject): r for r in results}, "edited", "original")
+    assert signs is not None
+    at = None if known is None else placed(signs, known)
+    # Nothing is placed where nothing is settled, and nowhere against what is claimed.
+    assert at in {True: (None, "suppression", "mixed"), False: (None, "removal")}[holds]
+    assert at is None or heads[0] != "Not settled"
+    assert at != "removal" or heads[0] == "No trace found"
+    if known is None:
+        assert "together" not in said
+        return
+    sure = not known.abstains and known.probability == known.probability
+    if sure and known.probability >= 0.9:
+        assert holds
+    if heads[0] == "No trace found":
+        assert known.probability <= 0.1
+        assert sure or known.instruments == "checks"
+    if known.abstains and "That decides" not in said:
+        assert not holds
+    if known.instruments == "checks":
+        assert at != "removal"
+        # A small probability is not printed where nobody looked for what only attacks bring back.
+        assert not any(low in said for low in ("below 1%", "10%"))
+    if known.missing:
+        assert at != "removal"
+    if values == {"exact_memorization": 0.9}:
+        assert heads[0] != "Still answers"
+    if values.get("suppression_index") == 0.9:
+        assert heads[0] == "Hidden, not removed"
+        assert at == "suppression"
 
 
 def test_damage_is_added_to_any_verdict() -> None:

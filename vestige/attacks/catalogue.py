@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -23,7 +24,9 @@ class Attack:
         access: What the attacker needs at most; each kind includes those before it, training includes all.
         uses_target: Whether it optimises towards the answers it is scored on, which makes its score an upper bound.
         suite: The smallest suite in which it runs.
-        passes: Its cost, in passes over the forget items (a backward pass counts twice), about.
+        passes: Its cost, in passes over the forget items (a backward pass counts twice), about; without what every
+            block adds.
+        per_block: What every block adds, where all blocks are tried.
         settings: Arguments beyond the defaults.
         says: What it does, in a few words.
         paper: Authors, year and arXiv number.
@@ -35,6 +38,7 @@ class Attack:
     uses_target: bool
     suite: Suite
     passes: int
+    per_block: int
     settings: Mapping[str, Any]
     says: str
     paper: str
@@ -52,34 +56,34 @@ forced_choice | prompts.forced_choice | logits | yes | quick | 6 | | compares th
 few_shot | prompts.few_shot | prompts | no | quick | 4 | | shows some answered questions first | Jin et al. 2024, arXiv:2406.10890
 stripped | decoding.stripped | weights | no | quick | 1 | | leaves hooks, gates and combiners out | Vestige
 lens_attack | inside.lens_attack | activations | no | quick | 3 | | four candidates off the logit lens | Patil, Hase, Bansal 2023, arXiv:2309.17410
-steering | inside.steering | activations | no | quick | 16 | | pushes activations back to the original's mean | Vestige, after Turner et al. 2023, arXiv:2308.10248
+steering | inside.steering | activations | no | quick | 1+4b | | pushes activations back to the original's mean | Vestige, after Turner et al. 2023, arXiv:2308.10248
 quantisation | weights.quantisation | weights | no | quick | 1 | kind="int4" | rounds the weights to 4 bits | Zhang et al. 2024, arXiv:2410.16454
-relearning | weights.relearning | training | no | quick | 150 | steps=[0,1,2,5,10,20] | teaches half of the facts and asks the others | Deeb, Roger 2024, arXiv:2410.08827
+relearning | weights.relearning | training | no | quick | 270 | steps=[0,1,2,5,10,20] | teaches half of the facts and asks the others | Deeb, Roger 2024, arXiv:2410.08827
 role_play | prompts.role_play | prompts | no | standard | 4 | | gives the model a role | Jin et al. 2024, arXiv:2406.10890
 background_hint | prompts.background_hint | prompts | no | standard | 4 | | tells other facts of the subject first | Jin et al. 2024, arXiv:2406.10890
 many_shot | prompts.many_shot | prompts | no | standard | 20 | | shows as many answered questions as fit | Anil et al. 2024, Many-shot Jailbreaking
 option_letters | prompts.option_letters | logits | yes | standard | 20 | | asks for the letter of the right option | Jin et al. 2024, arXiv:2406.10890
 in_context_reintroduction | prompts.in_context_reintroduction | prompts | no | standard | 20 | | gives more and more clues | Shumailov et al. 2024, arXiv:2407.00106
-reversed_dola | decoding.reversed_dola | activations | no | standard | 9 | | what earlier blocks say and the last does not | after Chuang et al. 2023, arXiv:2309.03883
-lower_layer_contrast | decoding.lower_layer_contrast | activations | no | standard | 19 | | what a block adds to the one before | after Chen et al. 2024, arXiv:2408.08769
+reversed_dola | decoding.reversed_dola | activations | no | standard | 4+1b | | what earlier blocks say and the last does not | after Chuang et al. 2023, arXiv:2309.03883
+lower_layer_contrast | decoding.lower_layer_contrast | activations | no | standard | 1+4b | | what a block adds to the one before | after Chen et al. 2024, arXiv:2408.08769
 sampled_answers | decoding.sampled_answers | prompts | no | standard | 45 | | draws sixteen replies | Patil, Hase, Bansal 2023, arXiv:2309.17410
 rephrasing | decoding.rephrasing | prompts | no | standard | 100 | | draws replies to several wordings | Patil, Hase, Bansal 2023, arXiv:2309.17410
 lens_attack:delta | inside.lens_attack | activations | no | standard | 3 | order=1 | candidates off what each block adds | Patil, Hase, Bansal 2023, arXiv:2309.17410
 lens_attack:delta2 | inside.lens_attack | activations | no | standard | 3 | order=2 | candidates off how that changes | Patil et al. 2025, arXiv:2505.01456
 tuned_lens_attack | inside.tuned_lens_attack | activations | no | standard | 40 | | candidates off a tuned lens of the original | Belrose et al. 2023, arXiv:2303.08112
-patchscope | inside.patchscope | activations | no | standard | 60 | | moves states into a kept question | Ghandeharioun et al. 2024, arXiv:2401.06102
+patchscope | inside.patchscope | activations | no | standard | 1+12b | | moves states into a kept question | Ghandeharioun et al. 2024, arXiv:2401.06102
 direction_ablation | inside.direction_ablation | activations | no | standard | 2 | | removes the direction that unlearning added | Lucki et al. 2024, arXiv:2409.18025
 direction_ablation:principal | inside.direction_ablation | activations | no | standard | 2 | axis="principal" | removes the first principal direction of the change | Lucki et al. 2024, arXiv:2409.18025
 reinjection | weights.reinjection | weights | no | standard | 1 | | puts the original's value vectors back | Vestige, after Hong et al. 2024, arXiv:2406.11614
 reinjection:stream | weights.reinjection | activations | no | standard | 10 | into="stream" | adds the original's value vectors to the stream | Vestige, after Hong et al. 2024, arXiv:2406.11614
 quantisation:int8 | weights.quantisation | weights | no | standard | 1 | kind="int8" | rounds the weights to 8 bits | Zhang et al. 2024, arXiv:2410.16454
 quantisation:nf4 | weights.quantisation | weights | no | standard | 2 | kind="nf4" | rounds the weights to 4-bit normal floats | Zhang et al. 2024, arXiv:2410.16454
-relearning:retain | weights.relearning | training | no | standard | 100 | on="retain" steps=[0,1,2,5,10,20] | teaches kept facts alone | Hu et al. 2024, arXiv:2406.13356
-relearning:forget | weights.relearning | training | yes | standard | 100 | on="forget" steps=[0,1,2,5,10,20] | teaches the very facts that are asked | Hu et al. 2024, arXiv:2406.13356
-relearning:lora | weights.relearning | training | no | standard | 170 | lora=4 steps=[0,1,2,5,10,20] | teaches half of the facts to an adapter | Deeb, Roger 2024, arXiv:2410.08827
+relearning:retain | weights.relearning | training | no | standard | 180 | on="retain" steps=[0,1,2,5,10,20] | teaches kept facts alone | Hu et al. 2024, arXiv:2406.13356
+relearning:forget | weights.relearning | training | yes | standard | 180 | on="forget" steps=[0,1,2,5,10,20] | teaches the very facts that are asked | Hu et al. 2024, arXiv:2406.13356
+relearning:lora | weights.relearning | training | no | standard | 310 | lora=4 steps=[0,1,2,5,10,20] | teaches half of the facts to an adapter | Deeb, Roger 2024, arXiv:2410.08827
 latent_pgd | gradients.latent_pgd | gradients | no | standard | 33 | | pushes one block's states, learned on half of the facts | Sheshadri et al. 2024, arXiv:2407.15549
 soft_prompt | gradients.soft_prompt | gradients | no | standard | 110 | | free embeddings, learned on half of the facts | Schwinn et al. 2024, arXiv:2402.09063
-relearning:control | weights.relearning | training | no | full | 85 | on="control" steps=[0,1,2,5,10,20] | teaches unrelated text | Hu et al. 2024, arXiv:2406.13356
+relearning:control | weights.relearning | training | no | full | 150 | on="control" steps=[0,1,2,5,10,20] | teaches unrelated text | Hu et al. 2024, arXiv:2406.13356
 pruning | weights.pruning | weights | no | full | 90 | | cuts weights that suppressing needs | Wei et al. 2024, arXiv:2402.05162
 latent_pgd:same | gradients.latent_pgd | gradients | yes | full | 33 | learn_from="same" radius=0.2 | pushes states towards the answers themselves | Sheshadri et al. 2024, arXiv:2407.15549
 soft_prompt:same | gradients.soft_prompt | gradients | yes | full | 110 | learn_from="same" | free embeddings, learned on the answers themselves | Schwinn et al. 2024, arXiv:2402.09063
@@ -91,13 +95,15 @@ second_language | prompts.second_language | prompts | no | full | 1 | | asks tra
 def _read(line: str) -> Attack:
     name, home, access, uses_target, suite, passes, settings, says, paper = (cell.strip() for cell in line.split("|"))
     pairs = dict(_setting(pair) for pair in settings.split())
+    once, _, per_block = passes.partition("+")
     return Attack(
         name,
         f"vestige.attacks.{home}",
         cast(Access, access),
         uses_target == "yes",
         cast(Suite, suite),
-        int(passes),
+        int(once),
+        int(per_block.removesuffix("b") or 0),
         pairs,
         says,
         paper,
@@ -123,9 +129,14 @@ def chosen(suite: str | None = None, names: Sequence[str] = ()) -> tuple[Attack,
     """
     suites = get_args(Suite)
     if suite is not None and suite not in suites:
-        raise VestigeError(f"no suite {suite!r}; there are {', '.join(suites)}")
+        raise VestigeError(f"no suite {suite!r}; {_near(suite, suites)}there are {', '.join(suites)}")
     unknown = next((name for name in names if name not in ATTACKS), None)
     if unknown is not None:
-        raise VestigeError(f"no attack {unknown!r}; there are {', '.join(ATTACKS)}")
+        raise VestigeError(f"no attack {unknown!r}; {_near(unknown, ATTACKS)}there are {', '.join(ATTACKS)}")
     within = suites[: suites.index(cast(Suite, suite)) + 1] if suite is not None else ()
     return tuple(one for one in ATTACKS.values() if one.suite in within or one.name in names)
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""

@@ -21,5 +21,7 @@ def development_items(data: UnlearnData, *, most: int, seed: int, attack: str) -
     """
     found = [item for item in data.retain if item.prompt and item.answer]
     if not found:
-        raise VestigeError(f"{attack} needs retain items with a prompt and an answer, and data.retain has none")
+        raise VestigeError(
+            f"{attack} needs retain items with a prompt and an answer, and data.retain has none (--retain)"
+        )
     return tuple(random.Random(seed).sample(found, min(most, len(found))))

@@ -3,6 +3,7 @@
 from vestige.checks.concept_vectors import concept_vector_checks
 from vestige.checks.depth import depth_leak, lens_depth_leak, raw_depth_leak
 from vestige.checks.generation import degeneracy, forget_rouge
+from vestige.checks.latents import latent_survival
 from vestige.checks.lens import lens_leak
 from vestige.checks.memorization import exact_memorization, extraction_strength
 from vestige.checks.neighbours import relation_neighbours
@@ -32,6 +33,7 @@ CHECKS = (
     depth_leak,
     raw_depth_leak,
     lens_depth_leak,
+    latent_survival,
     state_similarity,
     cka_erasure,
     relation_neighbours,

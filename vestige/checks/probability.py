@@ -31,7 +31,7 @@ def paraphrase_probability(evidence: Evidence) -> list[Result]:
         lambda reading: answer_probabilities(reading.reworded),
         higher_is="leaky",
         floor=mean_floor(tuple(item for item in evidence.data.forget if item.paraphrased_prompt)),
-        missing="no forget item has a paraphrased question",
+        missing="no forget item has a paraphrased question (column paraphrased_question)",
     )
 
 

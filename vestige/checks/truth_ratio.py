@@ -13,7 +13,7 @@ from vestige.reading import Reading, SplitReading
 from vestige.result import Result
 
 SIGNIFICANT = 0.05
-_NO_WRONG = "no item has wrong answers to compare with"
+_NO_WRONG = "no item has wrong answers to compare with (column perturbed_answer)"
 _NO_SECOND = "no second model that never learnt the facts was given to compare with"
 
 

@@ -31,7 +31,11 @@ def print_table(report: AuditReport) -> None:
     """Print the recovery gap of every attack on every subject, and the worst of each."""
     table = Table(
         title="what attacks recover",
-        caption="0: no more than a model that never knew gives under the same attack; 1: what the original had",
+        caption=(
+            "0: no more than a model that never knew gives under the same attack; 1: what the original had when asked "
+            "plainly. Below 0: less than that model gives; above 1: the attack draws more out of it than the plain "
+            "question out of the original"
+        ),
     )
     table.add_column("attack")
     subjects = [subject for subject in report.subjects if subject.kind in ("unlearned", "original")]

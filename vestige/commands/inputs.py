@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,30 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError, load_data
+from hooked.load import read_rows
 
 
-def model(path: str, *, device: str | None, dtype: str) -> HookedModel:
+@contextmanager
+def option(name: str) -> Iterator[None]:
+    """Name the option whose value is at fault.
+
+    Raises:
+        VestigeError: As inside.
+    """
+    try:
+        yield
+    except VestigeError as error:
+        raise VestigeError(f"{name}: {error}") from error
+
+
+def model(path: str, *, device: str | None, dtype: str, given: str = "--model") -> HookedModel:
     """Load a model onto a device.
+
+    Args:
+        path: Folder or hub id.
+        device: Where it runs.
+        dtype: Of its parameters.
+        given: The option that names it.
 
     Raises:
         VestigeError: The device does not exist, or nothing loadable is there.
@@ -28,7 +49,7 @@ def model(path: str, *, device: str | None, dtype: str) -> HookedModel:
     except (RuntimeError, AssertionError) as error:
         raise VestigeError(f"device '{device}' is not available: {str(error).splitlines()[0]}") from error
     plain_output()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), option(given):
         # The dtype was chosen on the command line, so the reminder that there is a choice is noise here.
         warnings.filterwarnings("ignore", message=".*is loaded as float32")
         return HookedModel.from_pretrained(path, dtype=dtype, device=place)
@@ -42,13 +63,27 @@ def sae(source: str, sae_id: str | None, *, site: str | None, device: str | None
     """
     from sae import load_sae
 
-    loaded = load_sae(source, sae_id, device=device or "cpu")
+    with option("--sae"):
+        loaded = load_sae(source, sae_id, device=device or "cpu")
     said = loaded.cfg.metadata.hook_name
     if site is not None:
         if said is not None and said != site:
             raise VestigeError(f"the SAE says that it belongs at '{said}'; leave --site out, or correct its cfg.json")
         loaded.cfg.metadata.hook_name = site
     return loaded
+
+
+def check_sae(sae: str | None, sae_id: str | None, site: str | None, *, retain: Path | None) -> None:
+    """Refuse options of an SAE without one, and an SAE without items that its latents tell the forget items from.
+
+    Raises:
+        VestigeError: An option is missing.
+    """
+    for name, value in (("--sae-id", sae_id), ("--site", site)):
+        if sae is None and value is not None:
+            raise VestigeError(f"{name} says more of an SAE; give that with --sae, or leave it out")
+    if sae is not None and retain is None:
+        raise VestigeError("--sae follows latents that tell forget from retain prompts; give these with --retain")
 
 
 def intervention(folder: Path | None) -> Intervention | None:
@@ -60,10 +95,11 @@ def intervention(folder: Path | None) -> Intervention | None:
     if folder is None:
         return None
     if not folder.is_dir():
-        raise VestigeError(f"there is no folder '{folder}' with an intervention to build on")
+        raise VestigeError(f"--after: there is no folder '{folder}' with an intervention to build on")
     if (folder / "config.json").is_file() and not (folder / "intervention.json").is_file():
-        raise VestigeError(f"'{folder}' is a model, not an intervention; pass it as --model")
-    return Intervention.load(folder)
+        raise VestigeError(f"--after: '{folder}' is a model, not an intervention; pass it as --model")
+    with option("--after"):
+        return Intervention.load(folder)
 
 
 def plain_output() -> None:
@@ -81,7 +117,17 @@ def data(
     concept: str | None,
     holdout: Path | None = None,
 ) -> UnlearnData:
-    """Load the user's files; `concept` names what plain documents are about."""
+    """Load the user's files; `concept` names what plain documents are about.
+
+    Raises:
+        VestigeError: A file cannot be read, or a row of it.
+    """
+    given = {"--forget": forget, "--retain": retain, "--holdout": holdout, "--control": control}
+    for name, path in given.items():
+        if path is not None:
+            with option(name):
+                # A row is read only where one is asked for, so this opens the file and no more.
+                read_rows(path, name)
     loaded = load_data(forget, retain=retain, holdout=holdout, control=control, template=template)
     if concept is None:
         return loaded
@@ -103,12 +149,13 @@ def words(text: str | None) -> tuple[str, ...] | None:
     return found
 
 
-def check_folders(paths: Sequence[str | Path]) -> None:
+def check_folders(unlearned: Sequence[Path], *, retrained: Path | None, never: Path | None) -> None:
     """Refuse folders that do not exist before anything slow begins.
 
     Raises:
         VestigeError: A folder is missing.
     """
-    for path in paths:
-        if not Path(path).is_dir():
-            raise VestigeError(f"'{path}' is not a folder")
+    for given, paths in {"--unlearned": unlearned, "--retrained": [retrained], "--never": [never]}.items():
+        for path in paths:
+            if path is not None and not path.is_dir():
+                raise VestigeError(f"{given}: '{path}' is not a folder")

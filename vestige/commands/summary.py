@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vestige.report.residual import sentence
+from vestige.report.answer import few
 from vestige.result import AuditReport, Result
 
 COLUMNS = {
@@ -33,11 +33,11 @@ def print_summary(report: AuditReport) -> None:
     console.print(table)
     for subject in report.subjects:
         if subject.kind == "unlearned":
-            said = [report.verdicts.get(subject.name, "")]
-            said += [sentence(one) for one in report.residual if one.subject == subject.name]
-            verdict = Text.assemble((f"{subject.name}: ", "bold"), " ".join(said))
+            verdict = Text.assemble((f"{subject.name}: ", "bold"), report.verdicts.get(subject.name, ""))
             # Where there is no terminal, line ends of a made-up width would only be in the way.
             console.print(verdict, soft_wrap=not console.is_terminal)
+    if caution := few(report):
+        console.print(caution, soft_wrap=not console.is_terminal)
 
 
 def _cell(result: Result) -> str:

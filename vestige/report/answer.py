@@ -6,6 +6,8 @@ from ..result import AuditReport, Result
 from .text import listed, number
 
 OVERALL = "overall"
+# With fewer items the 95 % interval of a share near one half is wider than what the verdicts call a trace, 0.2.
+FEW = 20
 _INSIDE = {"lens_leak": "a logit lens reads the answer", "probe_leak": "a linear probe finds the answer"}
 _INTACT = 0.95
 
@@ -15,6 +17,15 @@ def forgotten(report: AuditReport) -> str:
     found = report.provenance.get("concepts")
     names = [str(name) for name in found if str(name).strip()] if isinstance(found, (list, tuple)) else []
     return listed(names if len(names) <= 4 else [*names[:3], f"{len(names) - 3} more"])
+
+
+def few(report: AuditReport) -> str:
+    """Return a caution where so few forget items were asked that every share is rough, else an empty text."""
+    n = max((r.n for r in report.results if r.check == "forget_probability"), default=FEW)
+    if n >= FEW:
+        return ""
+    items = f"only {n} forget items were" if n != 1 else "only one forget item was"
+    return f"Caution: {items} asked (fewer than {FEW}), so other items could move every share by more than a trace."
 
 
 def answer(report: AuditReport) -> list[str]:
@@ -27,8 +38,8 @@ def answer(report: AuditReport) -> list[str]:
     """
     names = [subject.name for subject in report.subjects]
     if OVERALL in report.verdicts and OVERALL not in names:
-        return [report.verdicts[OVERALL]]
-    sentences = [_before(report), _says(report), _inside(report), _weights(report)]
+        return list(filter(None, [report.verdicts[OVERALL], few(report)]))
+    sentences = [_before(report), _says(report), _inside(report), _weights(report), few(report)]
     return [sentence for sentence in sentences if sentence] or [
         "Nothing that this paragraph could sum up was measured."
     ]

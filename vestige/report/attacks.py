@@ -131,7 +131,8 @@ def _worst(subject: str, results: Sequence[AttackResult]) -> Worst | None:
     found = worst_of(results)
     if found is None:
         return None
-    return Worst(subject, found.attack, _gap(found.gap), _between(found), found.uses_target)
+    said = _gap(found.gap) if found.gap is None or found.gap <= 1 else f"at least all of it ({_gap(found.gap)})"
+    return Worst(subject, found.attack, said, _between(found), found.uses_target)
 
 
 def _gap(value: float | None) -> str:

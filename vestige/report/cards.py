@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from ..result import AuditReport, Result, SubjectInfo
 from .explain import Explanation, explain
-from .residual import PLACED, sentence
 from .table import reason
 from .text import interval, number
 
@@ -25,6 +24,11 @@ KIND = {
     "unlearned": "made to forget",
     "retrained": "retrained without the forget set",
     "never": "never taught it",
+}
+PLACED = {
+    "suppression": "Measured: suppression at most, the knowledge is still in it.",
+    "mixed": "Measured: between suppression and removal.",
+    "removal": "Measured: removal, as far as these instruments see.",
 }
 INTENT = {
     "removal": "Claims removal: the knowledge is deleted from the weights.",
@@ -53,7 +57,6 @@ class Card:
     kind: str
     claim: str
     verdict: str
-    residual: str
     numbers: tuple[KeyNumber, ...]
 
 
@@ -101,7 +104,6 @@ def _card(report: AuditReport, subject: SubjectInfo) -> Card:
         KIND.get(subject.kind, subject.kind),
         claim,
         verdict,
-        "" if residual is None else sentence(residual),
         tuple(_key_number(r) for r in chosen if r is not None),
     )
 

@@ -260,6 +260,40 @@ _ALL = (
         "would make of it.",
     ),
     Explanation(
+        "latent_survival",
+        "Latent survival",
+        "latents still mark the concept",
+        _INSIDE,
+        "Latents of the sparse autoencoder (SAE) that tell prompts to forget from prompts to keep in the original, "
+        "chosen there on half of the facts. The score is how well they tell the other half apart in this model: the "
+        "chance that a prompt to forget makes them larger than a prompt to keep (mean AUC).",
+        "Latents that fire about as often, in the same model; near 0.5.",
+        "The never-taught model. It may recognise names without knowing facts, and the SAE was not made for it.",
+        "It says that the concept is recognised, not that its facts are known. A silent latent is no evidence where "
+        "the SAE no longer reconstructs the states: read it beside explained variance.",
+    ),
+    Explanation(
+        "raw_latent_survival",
+        "Latent survival, bare weights",
+        "so do those of its bare weights",
+        _INSIDE,
+        "The same with every hook, filter and gate taken off.",
+        "Latents that fire about as often, in the same model; near 0.5.",
+        "The never-taught model, as in latent survival.",
+        "For a method that changes no weight this is the original's value by construction.",
+    ),
+    Explanation(
+        "sae_explained_variance",
+        "Explained variance of the SAE",
+        "the SAE still reads its states",
+        _INSIDE,
+        "The share of the variance of this model's hidden states, on the prompts to forget and to keep, that the SAE "
+        "reconstructs.",
+        "0: the mean state does as well.",
+        "The never-taught model: another training run, whose states the SAE never saw.",
+        "Below 0.7 latents may be silent because the states moved, so low survival then says nothing of the concept.",
+    ),
+    Explanation(
         "forget_state_similarity",
         "State similarity, forget",
         "inside it is still the original",

@@ -73,3 +73,15 @@ def test_shares_have_two_places_and_no_negative_zero() -> None:
     found = build_attacks(replace(report, attacks=(first, *report.attacks[1:])))
     assert found is not None
     assert (found.rows[0].cells[0].gap, found.rows[0].cells[0].interval) == ("0.00", "[−0.13, 0.00]")
+
+
+def test_a_gap_beyond_the_scale_is_said_in_words_and_kept_as_a_number() -> None:
+    report = sample_report()
+    attacks = tuple(
+        replace(a, gap=1.22, gap_low=1.1, gap_high=1.3) if a.subject == "npo" and not a.uses_target else a
+        for a in report.attacks
+    )
+    page = render_html(replace(report, attacks=attacks))
+    assert "at least all of it (1.22)" in page
+    assert "<b>1.22</b>" in page
+    assert "above 1, the attack draws more out of it" in page

@@ -285,3 +285,13 @@ def test_every_text_has_contrast(scheme: int) -> None:
         for pair in _PAIRS
         if _contrast(colours[pair[0]], colours[pair[1]]) < 4.5
     } == {}
+
+
+def test_few_items_are_cautioned_against() -> None:
+    few = _small(Result("forget_probability", "method", 0.5, n=3), Result("forget_probability", "original", 0.9, n=3))
+    assert answer(few)[-1].startswith("Caution: only 3 forget items were asked (fewer than 20)")
+    one = _small(Result("forget_probability", "method", 0.5, n=1))
+    assert "only one forget item was asked" in answer(one)[-1]
+    enough = _small(Result("forget_probability", "method", 0.5, n=20))
+    assert not any("Caution" in said for said in answer(enough))
+    assert answer(replace(few, verdicts={"overall": "In short."}))[0] == "In short."

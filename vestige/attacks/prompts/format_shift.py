@@ -57,7 +57,10 @@ def format_shift(
         known = development_items(data, most=len(data.retain), seed=seed, attack="format_shift")
         known = tuple(item for item in known if item.subject and item.relation)[:trials]
         if not known:
-            raise VestigeError("format_shift chooses its template by retain items, and none has subject and relation")
+            raise VestigeError(
+                "format_shift chooses its template by retain items, and none has subject and relation "
+                "(columns of these names)"
+            )
         told = [_means(target, known, template, batch_size) for template in templates]
         best, spent = templates[told.index(max(told))], len(known) * len(templates)
         trial = f", which on {len(known)} retain items scored {max(told):.2g}"

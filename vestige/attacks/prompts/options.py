@@ -25,7 +25,7 @@ def options_of(items: Sequence[Item], *, attack: str) -> list[tuple[str, ...]]:
         right = item.paraphrased_answer or item.answer
         wrong = tuple(dict.fromkeys(text for text in item.perturbed_answers if text not in (right, item.answer)))
         if not (item.answer and wrong):
-            lacks = "wrong answers (perturbed_answers)" if item.answer else "answer"
+            lacks = "wrong answers (perturbed_answers; column perturbed_answer)" if item.answer else "answer"
             raise VestigeError(f"{attack} chooses among answers, and forget[{n}] has no {lacks}")
         found.append((right, *wrong))
     return found

@@ -46,12 +46,14 @@ def reversed_question(
 
 def _turned(item: Item, number: int, question: str | None) -> Item:
     if not (item.subject and item.answer):
-        lacks = "subject" if item.answer else "answer"
+        lacks = "subject (column subject)" if item.answer else "answer"
         raise VestigeError(f"reversed_question needs the {lacks} of every item, and forget[{number}] has none")
     if item.subject.casefold() in item.answer.casefold():
         raise VestigeError(f"the answer of forget[{number}] names its subject {item.subject!r}, so it cannot be turned")
     body = question or (QUESTION if item.relation else WITHOUT_RELATION)
     if "{relation}" in body and not item.relation:
-        raise VestigeError(f"the question has a place for the relation, and forget[{number}] names none")
+        raise VestigeError(
+            f"the question has a place for the relation, and forget[{number}] names none (column relation)"
+        )
     body = body.replace("{relation}", item.relation or "").replace("{answer}", item.answer.strip(" .,;:!?"))
     return replace(item, prompt=form_of(item.prompt).ask(body), answer=item.subject)

@@ -29,7 +29,10 @@ def reworded(target: Target, data: UnlearnData, *, batch_size: int = 32, seed: i
     """
     bare = sum(not item.paraphrased_prompt for item in data.forget)
     if bare == len(data.forget):
-        raise VestigeError("reworded needs the questions in other words, and no forget item has a paraphrased_prompt")
+        raise VestigeError(
+            "reworded needs the questions in other words, and no forget item has a paraphrased_prompt "
+            "(column paraphrased_question)"
+        )
     other = [replace(item, prompt=item.paraphrased_prompt or item.prompt) for item in data.forget]
     items, cut = fitted(target.view, other)
     own = f"{bare} of {len(items)} items have no other words and were asked in their own" if bare else ""

@@ -1,0 +1,91 @@
+"""What single checks show of one subject, as shares: 0 for a model that never learnt the facts, 1 for the original."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+
+from vestige.result import Result
+from vestige.shares import share
+
+# Above this a share is a trace; states of models that never knew, patched into one that knows, reach it by themselves.
+TRACE = 0.2
+HALF = 0.5
+
+Table = Mapping[tuple[str, str], Result]
+
+# What counts as an answer. First choices after the right beginning of an answer do not: grammar decides many of them.
+_ANSWERS = ("forget_probability", "forget_rouge", "paraphrase_probability")
+_INSIDE = {"lens": ("lens_leak",), "probe": ("probe_leak",), "patching": ("depth_leak", "raw_depth_leak")}
+
+
+@dataclass(frozen=True)
+class Signs:
+    """The checks of one subject.
+
+    Args:
+        answers: Checks of what it says to the share that is left, where that is a trace.
+        choices: What is left in its first choices after the right beginning of an answer, where that is a trace.
+        hidden: Share that the bare weights give back.
+        inside: Instruments that look inside to the share they find; None where they tell nothing.
+        clear: Those of them that find a trace.
+        cosine: Mean cosine of the concept's vectors before and after.
+    """
+
+    answers: Mapping[str, float]
+    choices: float | None
+    hidden: float | None
+    inside: Mapping[str, float | None]
+    clear: Mapping[str, float]
+    cosine: float | None
+
+
+def signs_of(table: Table, name: str, original: str) -> Signs | None:
+    """Collect the signs of a subject.
+
+    A trace is a share above 0.2 (of patching, 0.5) whose interval lies above control and floor.
+
+    Args:
+        table: Check and subject to result.
+        name: Name of the subject.
+        original: Name of the model before unlearning.
+
+    Returns:
+        None where forget probability has no scale, without which nothing can be called forgotten.
+    """
+    if share(table, "forget_probability", name, original) is None:
+        return None
+
+    def traces(*checks: str, above: float = TRACE) -> dict[str, float]:
+        found = {check: left for check in checks if (left := share(table, check, name, original)) is not None}
+        return {check: left for check, left in found.items() if left > above and _is_above(table, check, name)}
+
+    def largest(checks: tuple[str, ...]) -> float | None:
+        found = (share(table, check, name, original) for check in checks)
+        return max((left for left in found if left is not None), default=None)
+
+    marks = {what: HALF if what == "patching" else TRACE for what in _INSIDE}
+    found = {what: traces(*checks, above=marks[what]) for what, checks in _INSIDE.items()}
+    return Signs(
+        answers=traces(*_ANSWERS),
+        choices=traces("exact_memorization").get("exact_memorization"),
+        hidden=estimate(table, "suppression_index", name),
+        # Not every audit patches, but every one has a lens and a probe.
+        inside={what: largest(c) for what, c in _INSIDE.items() if what != "patching" or (c[0], name) in table},
+        clear={what: max(values.values()) for what, values in found.items() if values},
+        cosine=estimate(table, "concept_vector_cosine", name),
+    )
+
+
+def estimate(table: Table, check: str, name: str) -> float | None:
+    """Return a finite estimate, or None."""
+    result = table.get((check, name))
+    found = None if result is None else result.estimate
+    return found if found is not None and isfinite(found) else None
+
+
+def _is_above(table: Table, check: str, name: str) -> bool:
+    """Whether a result lies above its control and its floor by more than the choice of items explains."""
+    result = table[check, name]
+    return all(result.low is None or mark is None or result.low > mark for mark in (result.control, result.floor))
