@@ -122,8 +122,7 @@ class Calibration:
     Args:
         scores: Fitted scores: `checks`, from what every audit measures, and one named after the suite with its attacks.
         penalties: What was chosen for each.
-        worths: The fitted scores, then every instrument, on the held-out models; last what their weights alone tell,
-            which should be nothing.
+        worths: The fitted scores, then every instrument, on the held-out models; last what their weights alone tell.
         claims: For each fitted score.
         fitted_on: Tasks, as world and concept.
         held_out: Likewise.

@@ -1,0 +1,161 @@
+"""What came out of the shapes, as a page and as numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from benchmarks.shapes.answers import ANSWER_SHAPES
+from benchmarks.shapes.attacks import ATTACK_SHAPES
+from benchmarks.shapes.claims import Numbers, Shape
+from benchmarks.shapes.depth import DEPTH_SHAPES
+from benchmarks.shapes.exceptions import reason
+from benchmarks.shapes.lenses import LENS_SHAPES
+from benchmarks.shapes.runs import EDITS, METHODS, SWEEP
+from benchmarks.shapes.untested import UNTESTED
+
+SHAPES: tuple[Shape, ...] = (*ANSWER_SHAPES, *DEPTH_SHAPES, *LENS_SHAPES, *ATTACK_SHAPES)
+KINDS = {"published": "from papers", "own": "of the specification itself", "given": "by construction"}
+
+
+def decided(numbers: Mapping[int, Numbers]) -> list[dict[str, Any]]:
+    """Ask every shape of every seed.
+
+    Args:
+        numbers: Seed to what was measured.
+
+    Returns:
+        JSON values, one per shape: its words, and for each seed the terms and whether it came out.
+    """
+    found = []
+    for number, shape in enumerate(SHAPES, 1):
+        terms = {
+            str(seed): {t.label: _rounded(t.read(mine)) for t in shape.claim.terms} for seed, mine in numbers.items()
+        }
+        held = {str(seed): shape.claim.holds(mine) for seed, mine in numbers.items()}
+        found.append(
+            {
+                "number": number,
+                "kind": shape.kind,
+                "section": shape.section,
+                "source": shape.source,
+                "says": shape.says,
+                "terms": terms,
+                "holds": held,
+            }
+        )
+    return found
+
+
+def write(numbers: Mapping[int, Numbers], folder: Path, *, looked_at: int, about: Mapping[str, Any]) -> None:
+    """Write `shapes.json` and `shapes.md` into a folder.
+
+    Args:
+        numbers: Seed to what was measured.
+        folder: Of results.
+        looked_at: The seed on which settings were fixed.
+        about: The command, the commit and the machine.
+    """
+    found = {
+        "looked_at": looked_at,
+        "seeds": list(numbers),
+        "shapes": decided(numbers),
+        "not_tested": [{"section": s, "says": says, "why": why} for s, says, why in UNTESTED],
+        "settings": {name: [method, *pairs] for name, (method, pairs) in {**METHODS, **SWEEP, **EDITS}.items()},
+        **about,
+    }
+    (folder / "shapes.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (folder / "shapes.md").write_text("\n".join(page(found)) + "\n", encoding="utf-8")
+
+
+def came_out(shape: Mapping[str, Any], seeds: Sequence[int]) -> bool:
+    """Whether a shape holds on every one of some seeds."""
+    return all(shape["holds"][str(seed)] for seed in seeds)
+
+
+def counts(found: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return for each kind of shape on how many it came out on every seed that counts, and how many there are."""
+    shapes, seeds = found["shapes"], found["seeds"]
+    mine = {kind: [s for s in shapes if s["kind"] == kind] for kind in KINDS}
+    return {kind: (sum(came_out(s, seeds) for s in some), len(some)) for kind, some in mine.items()}
+
+
+def page(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of shapes.md."""
+    seeds, shapes = found["seeds"], found["shapes"]
+    held, total = counts(found)["published"]
+    looked_at = found["looked_at"]
+    fresh = [seed for seed in seeds if seed != looked_at]
+    new = sum(came_out(shape, fresh) for shape in shapes if shape["kind"] == "published")
+    yield from ("# What papers report of metrics and attacks, and what comes out", "")
+    yield "A shape is a direction: which of two numbers is larger, or its sign. No number of a paper is asked for. A"
+    yield "seed is a world, a concept with its 20 facts, and lessons drawn for it, with an original, a retrained and a"
+    yield "never-taught model, and all that is fitted to the original. Margins were written down before any of these"
+    yield f"models was asked. Seed {looked_at} was then looked at: GradDiff was let run to its end, as published, the"
+    yield "defences were moved to the fourth block, about which the facts are recalled, and one order was struck that"
+    yield f"the specification forbids for single runs. Seeds {_listed(fresh)} came after that. What comes out of the"
+    yield "unlearning methods themselves is in [methods.md](methods.md). Written by `python -m benchmarks.shapes`."
+    yield ""
+    yield f"**{held} of {total} published shapes ({held / total:.0%}) come out on all {len(seeds)} seeds**, where the"
+    yield f"aim is 90 %; {new} on seeds {_listed(fresh)}. Each exception is named below."
+    yield from ("", "| shapes | come out on every seed | of | share |", "|---|---|---|---|")
+    for kind, (mine, of) in counts(found).items():
+        yield f"| {KINDS[kind]} | {mine} | {of} | {mine / of:.0%} |"
+    yield f"| not tested | | {len(found['not_tested'])} | |"
+    yield ""
+    yield "What holds by construction shows that an instrument is wired up, and counts for nothing else."
+    for kind, title in (("published", "Published"), ("own", "Of the specification"), ("given", "By construction")):
+        yield from ("", f"## {title}", "")
+        yield "The seeds' columns have what is compared, in the order of the column before. **Bold**: it came out."
+        yield ""
+        columns = [*(f"seed {seed}" for seed in seeds), "came out"]
+        yield f"| | section, source | what should come out | compared | {' | '.join(columns)} |"
+        yield "|---" * (len(columns) + 4) + "|"
+        yield from (_row(shape, seeds) for shape in shapes if shape["kind"] == kind)
+    yield from _exceptions(shapes, seeds)
+    yield from ("", "## Not tested", "", "| section | what is reported | why it is not asked |", "|---|---|---|")
+    yield from (f"| {row['section']} | {row['says']} | {row['why']} |" for row in found["not_tested"])
+    yield from ("", "## Settings", "")
+    yield "As [methods.md](methods.md) chose them on the shipped model, and neighbours for sweeps; none was changed for"
+    yield "a shape. Subject, method and settings:"
+    yield ""
+    yield from (f"* {name}: {' '.join(f'`{part}`' for part in what)}" for name, what in found["settings"].items())
+    m = found["machine"]
+    yield from ("", f"{m['processor']}, {m['cores']} cores; commit {found['commit']}.")
+
+
+def _row(shape: Mapping[str, Any], seeds: Sequence[int]) -> str:
+    cells = []
+    for seed in seeds:
+        values = " / ".join(_shown(v) for v in shape["terms"][str(seed)].values())
+        cells.append(f"**{values}**" if shape["holds"][str(seed)] else values)
+    compared = " / ".join(shape["terms"][str(seeds[0])])
+    times = f"{sum(shape['holds'][str(seed)] for seed in seeds)} of {len(seeds)}"
+    where = f"{shape['section']}; {shape['source']}"
+    return f"| {shape['number']} | {where} | {shape['says']} | {compared} | {' | '.join(cells)} | {times} |"
+
+
+def _exceptions(shapes: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> Iterator[str]:
+    yield from ("", "## Exceptions", "", "Shapes that did not come out on every seed, with the likely reason.", "")
+    for shape in shapes:
+        if not came_out(shape, seeds):
+            times = sum(shape["holds"][str(seed)] for seed in seeds)
+            yield f"* {shape['number']} ({times} of {len(seeds)}). {shape['says']}: {reason(shape['says'])}"
+
+
+def _rounded(number: float) -> float | None:
+    return float(f"{number:.6g}") if isfinite(number) else None
+
+
+def _shown(number: float | None) -> str:
+    if number is None:
+        return "none"
+    return f"{number:.2f}" if abs(number) < 10 else f"{number:.0f}"
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    *first, last = map(str, seeds)
+    return f"{', '.join(first)} and {last}" if first else last
