@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.shapes.models import Seed, broken, noisy
 from hooked import Intervention
+from interventions.training.descent import DivergedError
 from vestige.attacking import attack
 from vestige.attacks.weights.quantisation import quantised
 from vestige.auditing import audit
@@ -102,7 +103,14 @@ def numbers_of(seed: Seed, folder: Path, *, done: Callable[[str], object] = prin
     home = folder / f"seed-{seed.number}"
 
     def fitted(names: Iterable[str]) -> dict[str, Intervention]:
-        return {name: _fitted(seed, home / "made", name) for name in names}
+        made = {}
+        for name in names:
+            # A method that breaks the model at its settings has no numbers, and no claim about it comes out.
+            try:
+                made[name] = _fitted(seed, home / "made", name)
+            except DivergedError as error:
+                done(f"seed {seed.number}: {error}")
+        return made
 
     def taught(name: str) -> Numbers:
         made = fitted(TAUGHT[name])
