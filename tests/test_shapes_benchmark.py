@@ -9,6 +9,7 @@ import pytest
 from benchmarks.shapes.claims import Shape, Term, above, alike, below, both, near, rising, some
 from benchmarks.shapes.exceptions import REASONS
 from benchmarks.shapes.page import KINDS, SHAPES, decided
+from benchmarks.shapes.runs import ASKED, EDITS, LENSES, METHODS, SWEEP, TAUGHT
 from benchmarks.shapes.terms import agreement, faithful, faster, log_p, middle, robust, uds, value
 from benchmarks.shapes.untested import UNTESTED
 
@@ -95,3 +96,154 @@ def test_a_seed_decides_each_shape_by_itself() -> None:
     assert Shape("1", "specification", "s", claim).kind == "own"
     assert Shape("1", "paper", "s", claim).kind == "published"
     assert Shape("1", "paper", "s", claim, given=True).kind == "given"
+
+
+ATTACKED = (
+    *ASKED,
+    *LENSES,
+    "rephrasing",
+    "quantisation",
+    "quantisation:int8",
+    "direction_ablation",
+    "in_context_reintroduction",
+    "in_context_reintroduction 5",
+    *(f"{name}{step}" for name in TAUGHT for step in ("", " 0", " 5", " 20", " at 0.0001", " at 0.001", " at 0.01")),
+)
+MADE = (*METHODS, *SWEEP, *EDITS)
+Made = dict[str, dict[str, float]]
+
+
+def model(left: float, attacked: float, **more: float) -> dict[str, float]:
+    """A subject's numbers: what it says when plainly asked, and what it says under every attack."""
+    inside = {"depth_leak": left, "lens_depth_leak": left, "probe_leak": left, "right_part": left, "truth_ratio": 0.5}
+    behaviour = {"plain": left, "forget_probability": left, "forget_rouge": left, "model_utility": 0.9}
+    alike = {"forget_quality": 1e-9, "priv_leak": -90.0, "membership_min_k": 0.5, "stripped": 0.9}
+    starts = {f"{name} 0": left for name in TAUGHT}
+    return {**inside, **behaviour, **alike, **dict.fromkeys(ATTACKED, attacked), **starts, **more}
+
+
+def seed(**theirs: float) -> Made:
+    """A seed whose made models are all the same; the original knows, and the others never did."""
+    ends = {"original": model(0.9, 0.95), "retain": model(0.0, 0.05), "never": model(0.0, 0.05)}
+    ends["retain"]["forget_quality"] = 1.0
+    return {**ends, **{name: model(**{"left": 0.02, "attacked": 0.9, **theirs}) for name in MADE}}
+
+
+def holds(start: str, numbers: Made) -> bool:
+    (shape,) = [shape for shape in SHAPES if shape.says.startswith(start)]
+    return shape.claim.holds(numbers)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "RMU: five steps",
+        "taught half of the facts",
+        "benign relearning, on kept facts alone",
+        "4 bits bring ascent",
+        "4 bits bring NPO",
+        "ablating one direction brings RMU",
+        "ablating one direction brings refusals",
+        "clues betray",
+        "deleted facts come back",
+        "no defence covers",
+        "rephrasing alone",
+        "the lens attack recovers what RMU hides",
+    ],
+)
+def test_what_an_attack_brings_back_had_been_forgotten_and_is_more_than_the_control_has(start: str) -> None:
+    assert holds(start, seed())
+    assert not holds(start, seed(left=0.9, attacked=0.95))
+    assert not holds(start, seed(left=0.3, attacked=0.3))
+    unfair = seed()
+    unfair["never"] = model(0.0, 0.9)
+    assert not holds(start, unfair)
+
+
+@pytest.mark.parametrize("start", ["NPO is taught", "IDK-NLL is taught", "evading the gate"])
+def test_sooner_and_more_are_said_of_what_had_been_forgotten(start: str) -> None:
+    sooner = seed(**{"relearning:forget 5": 0.9})
+    assert holds(start, sooner)
+    assert not holds(start, seed(left=0.9, attacked=0.99))
+    assert not holds(start, seed(left=0.02, attacked=0.02))
+
+
+@pytest.mark.parametrize("start", ["8 bits bring little back", "4 bits bring nothing of ablated rows"])
+def test_nothing_comes_back_only_of_a_model_that_had_forgotten_and_works(start: str) -> None:
+    assert holds(start, seed(attacked=0.02))
+    assert not holds(start, seed(left=0.9, attacked=0.9))
+    assert not holds(start, seed(attacked=0.02, model_utility=0.0))
+    assert not holds(start, seed(attacked=0.2))
+
+
+def test_ablated_rows_are_relearned_at_all() -> None:
+    start, slow = "ablated rows are relearned", {"relearning:forget 5": 0.05, "relearning:forget 20": 0.9}
+    numbers = seed(**slow)
+    numbers["never"] |= {"relearning:forget 20": 0.9}
+    assert holds(start, numbers)
+    assert not holds(start, {**numbers, "rows zeroed": model(0.9, 0.95)})
+    assert not holds(start, {**numbers, "rows zeroed": model(0.02, 0.02)})
+    assert not holds(start, {**numbers, "rows zeroed": model(0.02, 0.9, **slow, model_utility=0.0)})
+
+
+def test_a_rate_that_spoils_the_control_as_well_says_nothing_of_the_model() -> None:
+    start, spoilt = "one learning rate", {"relearning:forget at 0.01": 0.1}
+    numbers = seed(**spoilt, model_utility=0.0)
+    assert holds(start, numbers)
+    assert not holds(start, seed(**spoilt))
+    numbers["never"] |= {"relearning:forget at 0.001": 0.9}
+    assert not holds(start, numbers)
+
+
+def test_facts_bring_back_more_than_kept_facts_beyond_what_they_teach_the_control() -> None:
+    start, kept = "benign relearning recovers less", {"relearning:retain 5": 0.2}
+    assert holds(start, seed(**kept))
+    assert not holds(start, seed(left=0.9, **kept))
+    taught = seed(**kept)
+    taught["never"]["relearning:forget 5"] = 0.8
+    assert not holds(start, taught)
+
+
+def test_a_high_rate_is_compared_with_a_low_one_that_rounding_brings_back() -> None:
+    start, numbers = "a high rate is brought back less", seed()
+    numbers["npo/high"]["quantisation"] = 0.1
+    assert holds(start, numbers)
+    numbers["npo/low"] = model(0.02, 0.02)
+    numbers["npo/high"]["quantisation"] = 0.019
+    assert not holds(start, numbers)
+
+
+def test_context_helps_those_who_are_said_to_be_no_further_behind() -> None:
+    start, numbers = "with the facts in the prompt, which help", seed()
+    numbers["never"] = model(0.0, 0.9)
+    assert holds(start, numbers)
+    assert not holds(start, {name: {**one, "in_context_reintroduction 5": 0.02} for name, one in numbers.items()})
+
+
+# Of models that no method made, or true of the original and the retrained model by themselves.
+OF_NO_METHOD = (
+    "forget quality: the original is a decade below",
+    "truth ratio: the retrained model is above",
+    "membership: the",
+    "PrivLeak of the original",
+    "s_mia",
+    "UDS is 0 for the original",
+    "a composite with one zero",
+    "UDS of the bare weights",
+    "hooks: UDS",
+    "edits of weights have suppression index 0",
+    "relearning on the facts themselves",
+    "soft prompts make",
+    "the original loses by rounding",
+)
+
+
+@pytest.mark.parametrize("theirs", [{"left": 0.9, "attacked": 0.95}, {"left": 0.89, "attacked": 0.9}])
+def test_nothing_comes_out_of_methods_that_did_nothing(theirs: dict[str, float]) -> None:
+    numbers = seed(**theirs)
+    for name in MADE:
+        if name not in ("npo", "retain"):
+            numbers[name] |= {"depth_leak": 0.85, "priv_leak": -95.0, "forget_quality": 1e-10, "truth_ratio": 0.4}
+    numbers["npo"] |= {"depth_leak": 0.7, "forget_quality": 1e-7, "lens_depth_leak": 0.95}
+    found = [shape.says for shape in SHAPES if shape.claim.holds(numbers)]
+    assert not [says for says in found if not says.startswith(OF_NO_METHOD)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.shapes.claims import APART, DECADE, KEPT, POINTS, Shape, above, below, both, near, rising, some
 from benchmarks.shapes.runs import REMOVAL
-from benchmarks.shapes.terms import Term, composite, log_p, most, priv_leak, uds, utility, value
+from benchmarks.shapes.terms import Term, composite, forgotten, log_p, most, priv_leak, uds, utility, value, working
 
 TOFU = "TOFU, arXiv:2401.06121"
 MUSE = "MUSE, open-unlearning page"
@@ -27,7 +27,7 @@ ANSWER_SHAPES: tuple[Shape, ...] = (
         "15.1",
         TOFU,
         "ascent to the end: forget quality collapses, a decade below the retrained model's",
-        rising(log_p(GA), log_p("retain"), by=DECADE),
+        both(forgotten(GA), rising(log_p(GA), log_p("retain"), by=DECADE)),
     ),
     Shape(
         "15.1",
@@ -39,35 +39,38 @@ ANSWER_SHAPES: tuple[Shape, ...] = (
         "15.1",
         TOFU,
         "NPO has the best forget quality of NPO, GA, GradDiff, IDK-DPO, SimNPO and RMU",
-        rising(
-            most("best of the others", [log_p(s) for s in (GA, "graddiff", "dpo", "simnpo", "rmu")]),
-            log_p("npo"),
-            by=0.0,
+        both(
+            forgotten("npo"),
+            rising(
+                most("best of the others", [log_p(s) for s in (GA, "graddiff", "dpo", "simnpo", "rmu")]),
+                log_p("npo"),
+                by=0.0,
+            ),
         ),
     ),
     Shape(
         "15.1",
         TOFU,
         "IDK-DPO: forget quality between the original's and NPO's",
-        rising(log_p("original"), log_p("dpo"), log_p("npo"), by=0.0),
+        both(forgotten("dpo", "npo"), rising(log_p("original"), log_p("dpo"), log_p("npo"), by=0.0)),
     ),
     Shape(
         "15.1",
         TOFU,
         "RMU: forget quality between the original's and NPO's",
-        rising(log_p("original"), log_p("rmu"), log_p("npo"), by=0.0),
+        both(forgotten("rmu", "npo"), rising(log_p("original"), log_p("rmu"), log_p("npo"), by=0.0)),
     ),
     Shape(
         "15.1",
         TOFU,
         "SimNPO's forget quality is a decade below NPO's",
-        rising(log_p("simnpo"), log_p("npo"), by=DECADE),
+        both(forgotten("simnpo", "npo"), working("npo"), rising(log_p("simnpo"), log_p("npo"), by=DECADE)),
     ),
     Shape(
         "15.1",
         TOFU,
         "GradDiff's forget quality is a decade below NPO's",
-        rising(log_p("graddiff"), log_p("npo"), by=DECADE),
+        both(forgotten("graddiff", "npo"), working("npo"), rising(log_p("graddiff"), log_p("npo"), by=DECADE)),
     ),
     Shape(
         "15.1",
@@ -79,13 +82,21 @@ ANSWER_SHAPES: tuple[Shape, ...] = (
         "15.1",
         TOFU,
         "truth ratio: NPO and RMU end above the retrained model",
-        both(rising(_ratio("retain"), _ratio("npo"), by=0.0), rising(_ratio("retain"), _ratio("rmu"), by=0.0)),
+        both(
+            forgotten("npo", "rmu"),
+            working("npo", "rmu"),
+            rising(_ratio("retain"), _ratio("npo"), by=0.0),
+            rising(_ratio("retain"), _ratio("rmu"), by=0.0),
+        ),
     ),
     Shape(
         "15.1",
         TOFU,
         "truth ratio: ascent, GradDiff and SimNPO end below the original",
-        both(*(rising(_ratio(s), _ratio("original"), by=0.0) for s in (GA, "graddiff", "simnpo"))),
+        both(
+            forgotten(GA, "graddiff", "simnpo"),
+            *(rising(_ratio(s), _ratio("original"), by=0.0) for s in (GA, "graddiff", "simnpo")),
+        ),
     ),
     Shape(
         "15.1",
@@ -99,8 +110,22 @@ ANSWER_SHAPES: tuple[Shape, ...] = (
         "utility: GradDiff costs some (0.02 below the original)",
         rising(utility("graddiff"), utility("original"), by=KEPT),
     ),
-    Shape("15.1", TOFU, "utility: IDK-DPO costs more than NPO (0.02)", rising(utility("dpo"), utility("npo"), by=KEPT)),
-    Shape("15.1", TOFU, "utility: SimNPO keeps more than NPO", rising(utility("npo"), utility("simnpo"), by=0.0)),
+    Shape(
+        "15.1",
+        TOFU,
+        "utility: IDK-DPO costs some (0.02 below the original), and more than NPO (0.02)",
+        both(
+            forgotten("dpo", "npo"),
+            rising(utility("dpo"), utility("original"), by=KEPT),
+            rising(utility("dpo"), utility("npo"), by=KEPT),
+        ),
+    ),
+    Shape(
+        "15.1",
+        TOFU,
+        "utility: SimNPO keeps more than NPO",
+        both(forgotten("simnpo", "npo"), rising(utility("npo"), utility("simnpo"), by=0.0)),
+    ),
     Shape(
         "15.1",
         TOFU,
@@ -131,7 +156,7 @@ ANSWER_SHAPES: tuple[Shape, ...] = (
         "15.2",
         MUSE,
         "membership: the retrained model is near chance (Min-K AUC within two null errors, 0.15, of 0.5)",
-        near(0.5, value("retain", "membership_min_k", label="AUC retain"), within=0.15),
+        both(working("retain"), near(0.5, value("retain", "membership_min_k", label="AUC retain"), within=0.15)),
     ),
     Shape(
         "15.2",
@@ -140,12 +165,17 @@ ANSWER_SHAPES: tuple[Shape, ...] = (
         above(0.9, value("original", "membership_min_k", label="AUC original")),
     ),
     Shape("15.2", MUSE, "PrivLeak of the original is negative (below -50)", below(-50.0, priv_leak("original"))),
-    Shape("15.2", MUSE, "PrivLeak: ascent above NPO (ten points)", rising(priv_leak("npo"), priv_leak(GA), by=POINTS)),
+    Shape(
+        "15.2",
+        MUSE,
+        "PrivLeak: ascent above NPO (ten points)",
+        both(forgotten(GA, "npo"), rising(priv_leak("npo"), priv_leak(GA), by=POINTS)),
+    ),
     Shape(
         "15.2",
         MUSE,
         "PrivLeak: GradDiff above NPO (ten points)",
-        rising(priv_leak("npo"), priv_leak("graddiff"), by=POINTS),
+        both(forgotten("graddiff", "npo"), rising(priv_leak("npo"), priv_leak("graddiff"), by=POINTS)),
     ),
     Shape("15.2", MUSE, "PrivLeak: ascent is over-unlearned (News: above ten points)", above(POINTS, priv_leak(GA))),
     Shape(
@@ -154,27 +184,38 @@ ANSWER_SHAPES: tuple[Shape, ...] = (
         "PrivLeak: GradDiff is over-unlearned (News: above ten points)",
         above(POINTS, priv_leak("graddiff")),
     ),
-    Shape("15.2", MUSE, "PrivLeak: NPO is under-unlearned (below minus ten points)", below(-POINTS, priv_leak("npo"))),
+    Shape(
+        "15.2",
+        MUSE,
+        "PrivLeak: NPO is under-unlearned (below minus ten points)",
+        both(forgotten("npo"), below(-POINTS, priv_leak("npo"))),
+    ),
     Shape(
         "15.2",
         MUSE,
         "PrivLeak: SimNPO is under-unlearned (News: below minus ten points)",
-        below(-POINTS, priv_leak("simnpo")),
+        both(forgotten("simnpo"), below(-POINTS, priv_leak("simnpo"))),
     ),
     Shape(
         "15.2",
         MUSE,
         "answers in words: ascent to the end leaves none (ROUGE below 0.05)",
-        below(APART, value(GA, "forget_rouge", label=f"ROUGE {GA}")),
+        both(
+            below(APART, value(GA, "forget_rouge", label=f"ROUGE {GA}")),
+            above(0.5, value("original", "forget_rouge", label="ROUGE original")),
+        ),
     ),
     Shape(
         "15.2",
         MUSE,
         "answers in words: NPO leaves more than the retrained model knows (0.05)",
-        rising(
-            value("retain", "forget_rouge", label="ROUGE retain"),
-            value("npo", "forget_rouge", label="ROUGE npo"),
-            by=APART,
+        both(
+            forgotten("npo"),
+            rising(
+                value("retain", "forget_rouge", label="ROUGE retain"),
+                value("npo", "forget_rouge", label="ROUGE npo"),
+                by=APART,
+            ),
         ),
     ),
     Shape(

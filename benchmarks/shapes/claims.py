@@ -99,10 +99,10 @@ def both(*claims: Claim) -> Claim:
     return Claim(terms, lambda n: all(claim.holds(n) for claim in claims))
 
 
-def some(what: str, subjects: Sequence[str], *each: Callable[[str], Claim]) -> Claim:
-    """Decide that there is a subject for which every claim holds; the number of them is shown."""
+def some(what: str, subjects: Sequence[str], *each: Callable[[str], Claim], least: int = 1) -> Claim:
+    """Decide that there are at least so many subjects for which every claim holds; the number of them is shown."""
 
     def count(n: Numbers) -> float:
         return float(sum(all(claim(s).holds(n) for claim in each) for s in subjects))
 
-    return Claim((Term(what, count),), lambda n: count(n) > 0)
+    return Claim((Term(what, count),), lambda n: count(n) >= least)

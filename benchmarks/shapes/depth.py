@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks.shapes.claims import APART, KEPT, Shape, above, alike, below, both, near, rising
+from benchmarks.shapes.claims import APART, KEPT, Shape, above, alike, below, both, near, rising, some
 from benchmarks.shapes.runs import HOOKS, REMOVAL, TAMPERED
 from benchmarks.shapes.terms import (
     Term,
     agreement,
     faithful,
+    forgotten,
     least,
     left,
     lens_uds,
@@ -17,6 +18,7 @@ from benchmarks.shapes.terms import (
     uds,
     utility,
     value,
+    working,
 )
 
 UDS = "UDS, arXiv:2605.24614"
@@ -48,15 +50,14 @@ def _q(name: str) -> Term:
     return robust("right_part" if name == "truth_ratio" else name, TAMPERED, "rounded", forgotten=METRICS[name])
 
 
-def _sweep(name: str, *others: str) -> Term:
-    return middle(f"median UDS {name}", [uds(s) for s in (name, *(f"{name}/{o}" for o in others))])
-
-
+_NPOS, _IDKS, _GDS, _RMUS = (
+    ("npo", "npo/low", "npo/high"),
+    ("idk", "idk/low", "idk/high"),
+    ("graddiff", "graddiff/low", "graddiff/high"),
+    ("rmu", "rmu/early", "rmu/short"),
+)
 _NPO, _IDK, _GD, _RMU = (
-    _sweep("npo", "low", "high"),
-    _sweep("idk", "low", "high"),
-    _sweep("graddiff", "low", "high"),
-    _sweep("rmu", "early", "short"),
+    middle(f"median UDS {names[0]}", [uds(s) for s in names]) for names in (_NPOS, _IDKS, _GDS, _RMUS)
 )
 
 
@@ -72,19 +73,47 @@ DEPTH_SHAPES: tuple[Shape, ...] = (
         both(near(0.0, uds("original"), within=1e-6), near(1.0, uds("retain"), within=1e-6)),
         given=True,
     ),
-    Shape("15.3", UDS, "UDS of a single run: IDK-NLL below NPO (0.05)", rising(uds("idk"), uds("npo"), by=APART)),
     Shape(
-        "15.3", UDS, "UDS over a sweep: the median of IDK-NLL below that of NPO (0.05)", rising(_IDK, _NPO, by=APART)
+        "15.3",
+        UDS,
+        "UDS of a single run: IDK-NLL below NPO (0.05)",
+        both(forgotten("idk", "npo"), working("npo"), rising(uds("idk"), uds("npo"), by=APART)),
     ),
-    Shape("15.3", UDS, "UDS over a sweep: the median of RMU below that of NPO (0.05)", rising(_RMU, _NPO, by=APART)),
-    Shape("B.8", UDS, "UDS over a sweep: the median of NPO below that of GradDiff (0.05)", rising(_NPO, _GD, by=APART)),
-    Shape("15.3", UDS, "IDK-NLL leaves most of the knowledge patchable (median UDS below 0.5)", below(0.5, _IDK)),
-    Shape("15.3", UDS, "RMU leaves most of the knowledge patchable (median UDS below 0.5)", below(0.5, _RMU)),
+    Shape(
+        "15.3",
+        UDS,
+        "UDS over a sweep: the median of IDK-NLL below that of NPO (0.05)",
+        both(forgotten(*_IDKS, *_NPOS), working(*_NPOS), rising(_IDK, _NPO, by=APART)),
+    ),
+    Shape(
+        "15.3",
+        UDS,
+        "UDS over a sweep: the median of RMU below that of NPO (0.05)",
+        both(forgotten(*_RMUS, *_NPOS), rising(_RMU, _NPO, by=APART)),
+    ),
+    Shape(
+        "B.8",
+        UDS,
+        "UDS over a sweep: the median of NPO below that of GradDiff (0.05)",
+        both(forgotten(*_NPOS), rising(_NPO, _GD, by=APART)),
+    ),
+    Shape(
+        "15.3",
+        UDS,
+        "IDK-NLL leaves most of the knowledge patchable (median UDS below 0.5)",
+        both(forgotten(*_IDKS), below(0.5, _IDK)),
+    ),
+    Shape(
+        "15.3",
+        UDS,
+        "RMU leaves most of the knowledge patchable (median UDS below 0.5)",
+        both(forgotten(*_RMUS), below(0.5, _RMU)),
+    ),
     Shape(
         "15.3",
         UDS,
         "GradDiff reaches deep (median UDS above 0.5) and pays for it (utility 0.02 below the original)",
-        both(above(0.5, _GD), rising(utility("graddiff"), utility("original"), by=KEPT)),
+        both(working("graddiff"), above(0.5, _GD), rising(utility("graddiff"), utility("original"), by=KEPT)),
     ),
     Shape(
         "15.3",
@@ -120,17 +149,21 @@ DEPTH_SHAPES: tuple[Shape, ...] = (
         "vision 6",
         "toy measurement",
         "the probe stays above the retrained model's after NPO, IDK, RMU and GradDiff",
-        rising(
-            value("retain", "probe_leak"),
-            least("least probe of the four", [value(s, "probe_leak") for s in ("npo", "idk", "rmu", "graddiff")]),
-            by=0.0,
+        both(
+            forgotten("npo", "idk", "rmu", "graddiff"),
+            rising(
+                value("retain", "probe_leak"),
+                least("least probe of the four", [value(s, "probe_leak") for s in ("npo", "idk", "rmu", "graddiff")]),
+                by=0.0,
+            ),
         ),
     ),
     Shape(
         "11",
         "SoK, arXiv:2506.09227",
-        "methods that say they remove act as suppression: at least half of them have a UDS below 0.8",
-        below(0.8, middle("median UDS of the methods", [uds(s) for s in REMOVAL])),
+        "methods that say they remove act as suppression: at least half of them forget (left below 0.5) and have a UDS "
+        "below 0.8",
+        some("methods", REMOVAL, forgotten, lambda s: below(0.8, uds(s)), least=len(REMOVAL) // 2),
     ),
     Shape(
         "text 8",
@@ -186,19 +219,28 @@ DEPTH_SHAPES: tuple[Shape, ...] = (
         "15.3",
         UDS,
         "relearning robustness: UDS above ROUGE (0.05)",
-        rising(_r("forget_rouge"), _r("depth_leak"), by=APART),
+        both(forgotten(*TAMPERED), working(*TAMPERED), rising(_r("forget_rouge"), _r("depth_leak"), by=APART)),
     ),
     Shape(
         "15.3",
         UDS,
         "relearning robustness: UDS above the truth ratio (0.05)",
-        rising(_r("truth_ratio"), _r("depth_leak"), by=APART),
+        both(forgotten(*TAMPERED), working(*TAMPERED), rising(_r("truth_ratio"), _r("depth_leak"), by=APART)),
     ),
     Shape(
         "4, 15.3",
         UDS,
         "relearning robustness: CKA erasure ranks last",
-        rising(_r("cka_erasure"), least("least of the others", [_r(m) for m in _others("cka_erasure")]), by=-1e-9),
+        both(
+            forgotten(*TAMPERED),
+            working(*TAMPERED),
+            rising(_r("cka_erasure"), least("least of the others", [_r(m) for m in _others("cka_erasure")]), by=-1e-9),
+        ),
     ),
-    Shape("15.3", UDS, "quantisation robustness: UDS above 0.9", above(0.9, _q("depth_leak"))),
+    Shape(
+        "15.3",
+        UDS,
+        "quantisation robustness: UDS above 0.9",
+        both(forgotten(*TAMPERED), working(*TAMPERED), above(0.9, _q("depth_leak"))),
+    ),
 )

@@ -107,6 +107,7 @@ def page(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"| not tested | | {len(found['not_tested'])} | |"
     yield ""
     yield "What holds by construction shows that an instrument is wired up, and counts for nothing else."
+    yield from _how()
     for kind, title in (("published", "Published"), ("own", "Of the specification"), ("given", "By construction")):
         yield from ("", f"## {title}", "")
         yield "The seeds' columns have what is compared, in the order of the column before. **Bold**: it came out."
@@ -125,6 +126,22 @@ def page(found: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"* {name}: {' '.join(f'`{part}`' for part in what)}" for name, what in found["settings"].items())
     m = found["machine"]
     yield from ("", f"{m['processor']}, {m['cores']} cores; commit {found['commit']}.")
+
+
+def _how() -> Iterator[str]:
+    yield from ("", "## How a shape is decided", "")
+    yield "What attacks bring back, and what is still found inside, is asked of subjects that had forgotten: less"
+    yield "than half of the answers' probability is `left` when plainly asked. An attack that recovers ends above the"
+    yield "plain question; one that trains, or that reads inside, also above the same attack on the model that never"
+    yield "knew. Where little should happen, the subject still works (utility above 0.5). These conditions were added"
+    yield "after all seeds were looked at. They make shapes harder to pass, but for one: benign relearning is"
+    yield "compared with relearning on the facts after five steps, since after twenty the model that never knew has"
+    yield "learnt the facts as well. A method that diverged on a seed has no numbers there (`none`), and no claim"
+    yield "about it comes out: needle_tune on seed 3."
+    yield ""
+    yield "The shapes of faithfulness have a limit. Their models that do not know are made of the never-taught one,"
+    yield "which had the lesson seed of the original and the retrained model; those that know were taught again with"
+    yield "another. A metric that compares with these two may tell the lessons apart and not the knowledge."
 
 
 def _row(shape: Mapping[str, Any], seeds: Sequence[int]) -> str:

@@ -224,8 +224,12 @@ def _of_ratios(mine: Sequence[float], retrained: Sequence[float]) -> dict[str, f
 
 
 def _pool(seed: Seed) -> dict[str, Source]:
-    """Models that know, and models that do not, none of them made from an end of the depth score's scale: what was done
-    to both is the same."""
+    """Models that know, and models that do not, each tampered with in the same ways.
+
+    They do not differ in knowledge alone. Those that do not know are made of `never`, which had the same lesson seed as
+    the original and the retrained model that span the depth score's scale; those that know were taught again with
+    another seed. A metric that compares with these two may tell the lessons apart and not the knowledge.
+    """
     found: dict[str, Source] = {}
     for name, model in (("knows", seed.again), ("ignorant", seed.task.never)):
         found[name] = model
