@@ -38,7 +38,7 @@ settings.load_profile("vestige")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the server of warm processes, one for all workers, who find its socket in their environment."""
-    if warm.SOCKET not in os.environ:
+    if not hasattr(config, "workerinput"):
         running = ExitStack()
         running.enter_context(warm.server())
         config.add_cleanup(running.close)

@@ -151,6 +151,7 @@ def to_json(found: Calibration) -> dict[str, Any]:
                 "relearning": None if worth.robustness is None else worth.robustness.relearning,
                 "quantisation": None if worth.robustness is None else worth.robustness.quantisation,
                 "robustness": None if worth.robustness is None else worth.robustness.both,
+                "n_robustness": 0 if worth.robustness is None else worth.robustness.n,
                 "robustness_where_forgotten": None if worth.forgotten is None else worth.forgotten.both,
                 "n_forgotten": 0 if worth.forgotten is None else worth.forgotten.n,
                 "n": worth.n,

@@ -18,7 +18,7 @@ INTACT = 0.95
 # Up to here bare weights give nothing back.
 SHOWN = 0.1
 
-By = Literal["answers", "bare", "inside", "choices", "vectors", "score"]
+By = Literal["answers", "bare", "inside", "choices", "vectors", "unclear", "score"]
 Said = Literal["holds", "open", "silent", "gone"]
 
 
@@ -29,7 +29,7 @@ class Claim:
     Args:
         claim: That the subject `holds` the facts, that this is `open`, or that there is `no trace` of them.
         by: What shows it first: what it `answers`, its `bare` weights, an instrument that looks `inside`, its first
-            `choices`, the concept's `vectors`, or the `score` alone; None without a trace.
+            `choices`, the concept's `vectors`, a share that is `unclear`, or the `score` alone; None without a trace.
         score: What the residual knowledge score says: that it `holds` the facts, nothing (`open`), that they are
             `gone`, or that they are not seen in an audit without attacks (`silent`); None where there is no score.
     """
@@ -44,25 +44,31 @@ def claimed(signs: Signs, residual: ResidualKnowledge | None) -> Claim:
 
     Half of its answers or two kinds of them, bare weights that give half back, or states that carry 0.8 of what the
     original's do decide alone. Any other trace needs a score that does not speak against it: with a score that is
-    unsure, or says that the facts are gone, nothing is settled. The score alone is enough to say that facts are held,
-    and no trace is claimed only where it does not speak against that.
+    unsure, or says that the facts are gone, nothing is settled. Nor is it where a share above a half is unclear. The
+    score alone is enough to say that facts are held, and no trace is claimed only where it does not speak against that.
     """
-    score = None if residual is None else _said(residual)
+    score = None if residual is None else heard(residual)
     deep = signs.clear.get("patching", 0.0) >= DEEP
     backed = deep or score in ("holds", None)
     traced: list[tuple[By, bool]] = [
         ("answers", bool(signs.answers)),
         ("inside", bool(signs.clear)),
+        ("bare", signs.bare is not None),
         ("choices", signs.choices is not None),
     ]
     sure: list[tuple[By, bool]] = [
         ("answers", max(signs.answers.values(), default=0.0) >= HALF or len(signs.answers) > 1),
-        ("bare", (signs.hidden or 0.0) >= HALF),
+        ("bare", (signs.bare or 0.0) >= HALF),
         *(traced if backed else []),
         ("score", score == "holds"),
     ]
     stored = signs.cosine is not None and signs.cosine >= INTACT
-    weak: list[tuple[By, bool]] = [*traced, ("vectors", stored), ("score", score == "open")]
+    weak: list[tuple[By, bool]] = [
+        *traced,
+        ("vectors", stored),
+        ("unclear", bool(signs.unclear)),
+        ("score", score == "open"),
+    ]
     if (by := _first(sure)) is not None:
         return Claim("holds", by, score)
     by = _first(weak)
@@ -82,7 +88,7 @@ def placed(signs: Signs, residual: ResidualKnowledge) -> Placed | None:
     if depth is None or signs.hidden is None:
         return None
     if said.claim == "holds":
-        return "suppression" if signs.hidden >= HALF or depth >= DEEP else "mixed"
+        return "suppression" if (signs.bare or 0.0) >= HALF or signs.clear.get("patching", 0.0) >= DEEP else "mixed"
     nothing = depth <= TRACE and signs.hidden <= SHOWN and not residual.missing
     return "removal" if said.claim == "no trace" and said.score == "gone" and nothing else None
 
@@ -91,7 +97,8 @@ def _first(found: Sequence[tuple[By, bool]]) -> By | None:
     return next((by for by, there in found if there), None)
 
 
-def _said(residual: ResidualKnowledge) -> Said:
+def heard(residual: ResidualKnowledge) -> Said:
+    """Return what the residual knowledge score says by itself."""
     if not isfinite(residual.probability):
         return "open"
     if residual.instruments == "checks" and residual.probability <= UNSURE[0]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from math import isfinite
 
 from vestige.result import Result
@@ -27,24 +28,29 @@ class Signs:
     Args:
         answers: Checks of what it says to the share that is left, where that is a trace.
         choices: What is left in its first choices after the right beginning of an answer, where that is a trace.
-        hidden: Share that the bare weights give back.
+        hidden: Share that the bare weights give back, at most their own share.
+        bare: The same, where that is a trace.
         inside: Instruments that look inside to the share they find; None where they tell nothing.
         clear: Those of them that find a trace.
+        unclear: Checks that find more than half, but not clearly above control and floor.
         cosine: Mean cosine of the concept's vectors before and after.
     """
 
     answers: Mapping[str, float]
     choices: float | None
     hidden: float | None
+    bare: float | None
     inside: Mapping[str, float | None]
     clear: Mapping[str, float]
+    unclear: Mapping[str, float]
     cosine: float | None
 
 
 def signs_of(table: Table, name: str, original: str) -> Signs | None:
     """Collect the signs of a subject.
 
-    A trace is a share above 0.2 (of patching, 0.5) whose interval lies above control and floor.
+    A trace is a share above 0.2 (of patching, 0.5) whose interval lies above control and floor; of what the bare
+    weights give back, above 0.
 
     Args:
         table: Check and subject to result.
@@ -54,12 +60,22 @@ def signs_of(table: Table, name: str, original: str) -> Signs | None:
     Returns:
         None where forget probability has no scale, without which nothing can be called forgotten.
     """
-    if share(table, "forget_probability", name, original) is None:
+    left = share(table, "forget_probability", name, original)
+    if left is None:
         return None
+    # The index counts from what is left: where that lies below the control, part of it only makes up for the lack.
+    below = min(0.0, left)
+    index = estimate(table, "suppression_index", name)
+    hidden = None if index is None else index + below
+    low = table["suppression_index", name].low if index is not None else None
+
+    def shares(*checks: str, above: float) -> dict[str, float]:
+        found = {check: left for check in checks if (left := share(table, check, name, original)) is not None}
+        return {check: left for check, left in found.items() if left > above}
 
     def traces(*checks: str, above: float = TRACE) -> dict[str, float]:
-        found = {check: left for check in checks if (left := share(table, check, name, original)) is not None}
-        return {check: left for check, left in found.items() if left > above and _is_above(table, check, name)}
+        found = shares(*checks, above=above)
+        return {check: left for check, left in found.items() if _is_above(table, check, name)}
 
     def largest(checks: tuple[str, ...]) -> float | None:
         found = (share(table, check, name, original) for check in checks)
@@ -70,10 +86,17 @@ def signs_of(table: Table, name: str, original: str) -> Signs | None:
     return Signs(
         answers=traces(*_ANSWERS),
         choices=traces("exact_memorization").get("exact_memorization"),
-        hidden=estimate(table, "suppression_index", name),
+        hidden=hidden,
+        bare=hidden if hidden is not None and hidden > TRACE and (low is None or low + below > 0) else None,
         # Not every audit patches, but every one has a lens and a probe.
         inside={what: largest(c) for what, c in _INSIDE.items() if what != "patching" or (c[0], name) in table},
         clear={what: max(values.values()) for what, values in found.items() if values},
+        # Smaller ones are what luck gives a model that never knew.
+        unclear={
+            check: left
+            for check, left in shares(*_ANSWERS, "exact_memorization", *chain(*_INSIDE.values()), above=HALF).items()
+            if not _is_above(table, check, name)
+        },
         cosine=estimate(table, "concept_vector_cosine", name),
     )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vestige.calibration.score import UNSURE
-from vestige.claims import DEEP, INTACT, Claim, claimed
+from vestige.claims import DEEP, INTACT, Claim, claimed, heard
+from vestige.report.explain import explain
 from vestige.report.residual import probability, together
 from vestige.report.text import listed
 from vestige.result import ResidualKnowledge, Result, SubjectInfo
@@ -61,11 +62,13 @@ def _reference(kind: str, residual: ResidualKnowledge | None) -> str:
     """What a reference is for, and whether the score says of it what is known."""
     if residual is None:
         return _REFERENCES[kind]
-    if residual.probability <= UNSURE[0]:
+    said = heard(residual)
+    if said in ("gone", "silent"):
         rightly = "as it should"
     else:
-        unsure = residual.probability < UNSURE[1]
-        rightly = "too much to trust the score here" + ("" if unsure else ": it takes this model for one that knows")
+        between = UNSURE[0] < residual.probability < UNSURE[1]
+        rightly = "too much to trust the score here" if between or said == "holds" else "too unsure for a claim"
+        rightly += ": it takes this model for one that knows" if said == "holds" else ""
     return f"{_REFERENCES[kind]} The score gives {probability(residual)} that it holds them, {rightly}."
 
 
@@ -73,19 +76,27 @@ def _verdict(name: str, original: str, table: Table, residual: ResidualKnowledge
     signs = signs_of(table, name, original)
     if signs is None:
         said = [_no_scale(table, name, original)]
+        if residual is not None and heard(residual) != "silent":
+            sure = ", too unsure for a claim" if heard(residual) == "open" else ""
+            score = f"{together(residual)} give {probability(residual)} that it still holds the facts{sure}."
+            said.append(_capital(score))
     else:
         claim = claimed(signs, residual)
         said = [*_SENTENCES[claim.claim](signs, claim, residual)]
-        if claim.by in (None, "score", "vectors"):
+        if claim.by in (None, "score", "vectors", "unclear"):
             deaf = [what for what, left in signs.inside.items() if left is None]
             said += [f"{_capital(_named(what))} tells nothing here." for what in deaf]
-            if (depth := signs.inside.get("patching")) is not None and depth > TRACE:
-                said.append(f"Patching finds {_part(depth)} of what the original holds, too little to tell it apart.")
+            if (depth := signs.inside.get("patching")) is not None and depth > TRACE and claim.by != "unclear":
+                said.append(
+                    f"Patching finds {_part(depth)} of what the original holds, which alone does not tell it apart."
+                )
     return " ".join([*said, *_damage(table, name, original)])
 
 
 def _no_scale(table: Table, name: str, original: str) -> str:
     top, mine = estimate(table, "forget_probability", original), table.get(("forget_probability", name))
+    if mine is not None and mine.control is not None and top is None and ("forget_probability", original) in table:
+        return "No verdict: the original's forget probability could not be measured."
     if mine is None or mine.control is None or top is None:
         return (
             "No verdict: without a model that never learnt the facts nothing can be called forgotten; "
@@ -103,7 +114,7 @@ def _holds(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> li
     said = f"Silent, but not empty: it does not answer, yet {_found(signs, claim)}."
     if claim.by == "answers":
         said = f"Still answers: {_found(signs, claim)}."
-    elif claim.by == "bare":
+    elif claim.by == "bare" and (signs.bare or 0.0) >= HALF:
         silent = "it answers little" if signs.answers else "it does not answer"
         said = f"Hidden, not removed: {silent}, but {_found(signs, claim)}."
     if residual is None:
@@ -120,11 +131,16 @@ def _holds(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> li
 
 def _open(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> list[str]:
     silent = "" if claim.by == "answers" else "it does not answer, yet "
-    traced = claim.by in ("answers", "inside", "choices")
+    traced = claim.by in ("answers", "inside", "bare", "choices")
     found = f"Not settled: {silent}{_found(signs, claim)}" if traced else f"Not settled: {_like(signs)}"
     stored = not traced and signs.cosine is not None and signs.cosine >= INTACT
     if stored:
         found += f", yet the concept's vectors are almost untouched (cosine {signs.cosine:.2f}, {INTACT} or more)"
+    if claim.by == "unclear":
+        most = max(signs.unclear, key=signs.unclear.__getitem__)
+        what = explain(most).title
+        found = f"Not settled: “{what}” finds {_part(signs.unclear[most])} of what sets the original apart, but not "
+        found += "clearly above what a model that never knew gives"
     if residual is None:
         return [f"{found}."]
     chance, score = probability(residual), together(residual)
@@ -142,7 +158,8 @@ def _no_trace(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) ->
     if residual is None:
         return [f"{found}.", f"{proof}."]
     if claim.score == "silent":
-        return [f"{found}.", f"{proof}: what only attacks bring back was not looked for."]
+        lack = [f"{len(residual.missing)} of the instruments could not be used."] if residual.missing else []
+        return [f"{found}.", f"{proof}: what only attacks bring back was not looked for.", *lack]
     return [f"{found}, and {together(residual)} give {probability(residual)} that it still holds them.", f"{proof}."]
 
 
@@ -152,7 +169,8 @@ _SENTENCES = {"holds": _holds, "open": _open, "no trace": _no_trace}
 def _found(signs: Signs, claim: Claim) -> str:
     """What shows it first, with the threshold that it passed."""
     if claim.by == "bare":
-        return f"its bare weights give back {_part(signs.hidden)} of what the original knows ({HALF:.0%} or more)"
+        mark = f"{HALF:.0%} or more" if (signs.bare or 0.0) >= HALF else f"above {TRACE:.0%}"
+        return f"its bare weights give back {_part(signs.bare)} of what the original knows ({mark})"
     if claim.by == "choices":
         left = f"{_part(signs.choices)} of what sets the original apart (above {TRACE:.0%})"
         return f"its first choices, given the beginning of an answer, keep {left}"
@@ -166,6 +184,9 @@ def _found(signs: Signs, claim: Claim) -> str:
         return ""
     most = max(signs.answers, key=signs.answers.__getitem__)
     left = f"{_part(signs.answers[most])} of what sets the original apart"
+    if len(signs.answers) > 1 and signs.answers[most] < HALF:
+        kinds = listed([f"{_SAID[kind]} ({_part(left)})" for kind, left in signs.answers.items()])
+        return f"more than {TRACE:.0%} of what sets the original apart is left in {kinds}"
     return f"in {_SAID[most]}, {left} is left (above {TRACE:.0%})"
 
 
@@ -202,7 +223,8 @@ def _damage(table: Mapping[tuple[str, str], Result], name: str, original: str) -
         said.append(
             f"Its texts are {varied:.0%} as varied as the original's (below {VARIED:.0%}), so low scores say little."
         )
-    if estimate(table, "degeneracy", original) is not None and varied is None:
+    mine = table.get(("degeneracy", name))
+    if mine is not None and mine.estimate is None and mine.note == "every continuation was empty":
         said.append("It writes nothing at all, so low scores say little.")
     return said
 

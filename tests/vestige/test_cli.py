@@ -446,7 +446,7 @@ def test_a_real_interrupt_leaves_nothing(files: Path, tmp_path: Path) -> None:
     )
     words = ["audit", "--original", files / "full", "--forget", files / "forget.jsonl", "--out", tmp_path / "a" / "o"]
     with subprocess.Popen(
-        [*warm.python(), "-c", waits, *map(str, words)],
+        [sys.executable, "-c", waits, *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -456,6 +456,8 @@ def test_a_real_interrupt_leaves_nothing(files: Path, tmp_path: Path) -> None:
         for line in running.stderr:
             if line == "ready\n":
                 break
+        else:
+            pytest.fail("it ended before it could be interrupted")
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=60)
     assert running.returncode not in (0, 2)

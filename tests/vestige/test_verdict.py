@@ -112,14 +112,20 @@ def test_silent_but_not_empty(values: dict[str, float], where: str, share: str) 
     assert "(above 20%)" in said
 
 
-def test_a_trace_that_the_choice_of_items_explains_is_none() -> None:
-    sure = Result("lens_leak", "edited", 0.6, high=0.9, control=0.2, floor=0.3)
-    for low, found in ((0.31, "Silent, but not empty"), (0.29, "No trace found"), (0.19, "No trace found")):
+def test_a_trace_that_the_choice_of_items_explains_is_no_clear_one() -> None:
+    sure = Result("lens_leak", "edited", 0.7, high=0.9, control=0.2, floor=0.3)
+    for estimate, low, found in (
+        (0.7, 0.31, "Silent, but not empty"),
+        (0.7, 0.29, "Not settled"),
+        (0.7, 0.19, "Not settled"),
+        # Half of what the original holds and no more: luck.
+        (0.6, 0.19, "No trace found"),
+    ):
         results = [
             Result("forget_probability", "original", 0.9, control=0.1),
             Result("forget_probability", "edited", 0.1, control=0.1),
             Result("lens_leak", "original", 1.0, control=0.2),
-            replace(sure, low=low),
+            replace(sure, estimate=estimate, low=low),
         ]
         assert verdicts(SUBJECTS, results)["edited"].startswith(found)
 
@@ -207,7 +213,7 @@ def test_patching_tells_from_a_half_on() -> None:
     # Of 155 models that never knew, 12 had a share above 0.2, one above 0.5 and none above 0.8.
     little = verdict(original={"depth_leak": 1.0}, depth_leak=0.3)
     assert little.startswith("No trace found: by what it says, the lens and the probe it is like")
-    assert "Patching finds 30% of what the original holds, too little to tell it apart." in little
+    assert "Patching finds 30% of what the original holds, which alone does not tell it apart." in little
     whole = verdict(original={"depth_leak": 1.0}, depth_leak=0.1)
     assert "by what it says, the lens, the probe and patching it is like" in whole
     more = verdict(original={"depth_leak": 1.0}, depth_leak=0.6)
@@ -243,6 +249,7 @@ SHARES: list[dict[str, float]] = [
     {"depth_leak": 0.9},
     {"forget_probability": 0.3, "depth_leak": 0.9},
     {"suppression_index": 0.9},
+    {"suppression_index": 0.45},
     {"suppression_index": 0.9, "depth_leak": 1.0, "forget_probability": 0.3},
     {"concept_vector_cosine": 0.99},
     {"lens_leak": float("nan")},
@@ -316,7 +323,63 @@ def test_damage_is_added_to_any_verdict() -> None:
 
 
 def test_silence_altogether_is_said() -> None:
-    assert verdict(degeneracy=None).endswith("It writes nothing at all, so low scores say little.")
+    results = results_of(ORIGINAL, CLEAN, without="degeneracy")
+    mute = Result("degeneracy", "edited", None, note="every continuation was empty")
+    said = verdicts(SUBJECTS, [*results, mute])["edited"]
+    assert said.endswith("It writes nothing at all, so low scores say little.")
+    assert "writes nothing" not in verdict(degeneracy=None)
+    assert "writes nothing" not in verdict(original={"degeneracy": 0.0})
+
+
+def test_bare_weights_below_a_half_are_a_weak_trace() -> None:
+    assert verdict(suppression_index=0.45).startswith("Silent, but not empty: it does not answer, yet its bare weights")
+    assert verdict(suppression_index=0.45, score=score(0.02)).startswith("Not settled: it does not answer, yet its")
+    assert verdict(suppression_index=0.19).startswith("No trace found")
+
+
+def test_what_lies_below_the_control_is_not_hidden() -> None:
+    # The bare weights stand at the control: (0.1 - 0.0) / 0.8 is 0.125, all of it makes up for the lack.
+    assert verdict(forget_probability=-0.4, suppression_index=0.625).startswith("No trace found")
+
+
+def test_the_score_is_said_where_the_items_have_no_scale() -> None:
+    said = verdict(forget_probability=float("nan"), score=score(0.999))
+    assert said.startswith("No verdict")
+    assert "give above 99% that it still holds the facts" in said
+    original = verdict(original={"forget_probability": float("nan")})
+    assert original.startswith("No verdict: the original's forget probability could not be measured")
+
+
+def test_noise_about_nothing_is_no_trace_and_a_large_unsure_share_is_not_settled() -> None:
+    top = Result("depth_leak", "original", 1.0, control=0.0)
+    for share, head in ((0.02, "No trace found"), (0.3, "No trace found"), (0.9, "Not settled: “")):
+        mine = Result("depth_leak", "edited", share, low=-0.4, high=1.2, control=0.0, floor=0.0)
+        for known in (None, score(0.02)):
+            results = [*results_of(ORIGINAL, CLEAN), top, mine]
+            said = verdicts(SUBJECTS, results, [] if known is None else [known])["edited"]
+            assert said.startswith(head)
+            assert ("clearly above what a model that never knew gives" in said) == (share == 0.9)
+
+
+def test_instruments_that_are_missing_are_counted_where_checks_are_silent() -> None:
+    said = verdict(score=score(0.08, attacked=False, missing=("probe_leak", "lens_leak")))
+    assert said.endswith("2 of the instruments could not be used.")
+
+
+def test_two_kinds_of_answers_are_both_named() -> None:
+    results = results_of(
+        ORIGINAL | {"paraphrase_probability": 0.9},
+        CLEAN | {"paraphrase_probability": 0.3, "forget_probability": 0.3},
+    )
+    said = verdicts(SUBJECTS, results, [score(0.02)])["edited"]
+    assert "how probable the answers are (25%)" in said
+    assert "reworded (33%)" in said
+
+
+def test_an_unsure_score_of_a_reference_is_no_claim() -> None:
+    for known in (score(float("nan")), score(0.95, abstains=True)):
+        said = verdicts(SUBJECTS, [], [replace(known, subject="never")])["never"]
+        assert said.endswith("too unsure for a claim.")
 
 
 def test_without_a_control_nothing_is_called_forgotten() -> None:

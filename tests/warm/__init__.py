@@ -2,7 +2,8 @@
 
 Importing PyTorch, Transformers and their kin takes ten seconds, which every process of the suite would spend. A warm
 process has them in memory and nothing else: its `__main__`, folder, environment and streams are its own, and no module
-of this project is loaded. What an import does or costs is tested in processes of `sys.executable`.
+of this project is loaded. The seed of hashes and the interpreter's own flags are the server's. What an import does or
+costs is tested in processes of `sys.executable`.
 """
 
 from __future__ import annotations

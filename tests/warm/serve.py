@@ -104,6 +104,8 @@ def become(asked: dict[str, Any], streams: list[int]) -> None:
     os.chdir(asked["folder"])
     os.environ.clear()
     os.environ.update(asked["environment"])
+    # Else all children would draw the same.
+    sys.modules["numpy"].random.seed()
     option, what, *words = asked["words"]
     sys.path[0] = "" if option == "-c" else asked["folder"]
     if option == "-m":
@@ -126,7 +128,7 @@ def ended(run: Callable[[], None]) -> int:
     try:
         run()
     except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        code = stop.code & 0xFF if isinstance(stop.code, int) else 0 if stop.code is None else 1
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
     except BaseException as error:

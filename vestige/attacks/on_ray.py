@@ -83,7 +83,8 @@ def attacked_on_ray(
         Subject name to what `run_attacks` returns, and subject name to the hash of its bare weights.
 
     Raises:
-        VestigeError: Ray is not there, or a subject cannot be opened or holds something that cannot be sent.
+        VestigeError: Ray is not there or gave up a task, or a subject cannot be opened or holds something that cannot
+            be sent.
     """
     ray: Any = imported()
     found: dict[str, dict[str, Outcome]] = {}
@@ -98,24 +99,43 @@ def attacked_on_ray(
             while len(running) > until:
                 (reference,), _ = ray.wait(list(running), num_returns=1)
                 info, source, attack = running.pop(reference)
-                outcome = ray.get(reference)
+                outcome = _ended(ray, reference, f"attack '{attack}' on subject '{info.name}'")
                 with blamed(info, source, original=original):
                     if isinstance(outcome, Exception):
                         raise outcome
                 found[info.name][attack] = outcome
 
-        for info, source in steps(sources, "attacking", show=progress, label=lambda pair: pair[0].name):
-            with blamed(info, source, original=original), opened(info, source, original=original) as subject:
-                sent = ray.put(ship(subject.model))
-                hashes[info.name] = weights_sha256(subject.raw)
-            # Tasks end in any order.
-            found[info.name] = dict.fromkeys(("plain", *(attack.name for attack in attacks)), "")
-            for attack in (None, *attacks):
-                collect(until=options.workers - 1)
-                name = "plain" if attack is None else attack.name
-                running[task.remote(shared, sent, info.name, info.kind, attack)] = (info, source, name)
-        collect(until=0)
+        try:
+            for info, source in steps(sources, "attacking", show=progress, label=lambda pair: pair[0].name):
+                with blamed(info, source, original=original), opened(info, source, original=original) as subject:
+                    sent = ray.put(ship(subject.model))
+                    hashes[info.name] = weights_sha256(subject.raw)
+                # Tasks end in any order.
+                found[info.name] = dict.fromkeys(("plain", *(attack.name for attack in attacks)), "")
+                for attack in (None, *attacks):
+                    collect(until=options.workers - 1)
+                    name = "plain" if attack is None else attack.name
+                    running[task.remote(shared, sent, info.name, info.kind, attack)] = (info, source, name)
+            collect(until=0)
+        finally:
+            # A cluster that others use too goes on without this call.
+            for reference in running:
+                ray.cancel(reference)
     return dict(found), hashes
+
+
+def _ended(ray: Any, reference: Any, what: str) -> Outcome | Exception:
+    try:
+        found: Outcome | Exception = ray.get(reference)
+    except ray.exceptions.RayTaskError:
+        # Not a death but a bug, whose traceback is wanted.
+        raise
+    except ray.exceptions.RayError as error:
+        raise VestigeError(
+            f"Ray gave up {what} because its workers keep dying ({str(error).splitlines()[0]}); where memory ran out, "
+            "give fewer workers or a smaller batch_size"
+        ) from error
+    return found
 
 
 def _run(shared: Shared, shipped: ShippedModel, name: str, kind: Kind, attack: Attack | None) -> Outcome | Exception:

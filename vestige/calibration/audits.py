@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hooked import HookedModel
+from hooked import HookedModel, VestigeError
 from vestige.auditing import audit
 from vestige.calibration.bases import base
 from vestige.calibration.pool import Task, make_task, members
@@ -20,6 +20,8 @@ from vestige.calibration.tampered import tampered
 from vestige.result import AuditReport
 from vestige.shares import shares_of
 
+# Of what members are made of and how they are read; records of another one are not read.
+VERSION = 2
 STATES = ("before", "relearned", "quantised")
 # Not an instrument: what can be told of a model without looking at what it knows.
 WEIGHTS = "weight_distance"
@@ -41,6 +43,9 @@ def audited(
     Returns:
         JSON values: the world, the concept, and for every subject how it was made, whether it knows, its utility as a
         part of the original's, and its shares, with `weight_distance` beside them.
+
+    Raises:
+        VestigeError: The folder has a record of another pool.
     """
     path = record_path(seed, which, folder, suite=suite, tamper=tamper)
     if not path.is_file():
@@ -49,6 +54,11 @@ def audited(
         scratch.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         os.replace(scratch, path)
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if found.get("version") != VERSION or found.get("max_items") != max_items:
+        raise VestigeError(
+            f"'{path}' was made from another pool (version {found.get('version')}, {found.get('max_items')} items; "
+            f"this is version {VERSION}, {max_items} items); remove it, or give another folder"
+        )
     return found
 
 
@@ -91,6 +101,8 @@ def _record(seed: int, which: int, folder: Path, *, suite: str, tamper: bool, ma
         )
     kept = _kept(report)
     return {
+        "version": VERSION,
+        "max_items": max_items,
         "world": seed,
         "concept": task.concept.name,
         "suite": suite,

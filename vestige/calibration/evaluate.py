@@ -223,7 +223,7 @@ def _worth(name: str, reader: Reader, fit: Sequence[Record], held: Sequence[Reco
     moves = [moved for record in held for moved in _moves(reader, record)]
     known = [(reader(s["shares"]), s["knows"]) for r in fit for s in _members(r)]
     line = _threshold([(value, knows) for value, knows in known if value is not None])
-    passed = [moved for moved in moves if moved.utility is not None and moved.utility >= KEPT and moved.before < line]
+    passed = [m for m in moves if line is not None and m.utility is not None and m.utility >= KEPT and m.before < line]
     return Worth(name, _faithfulness(there, seed), _robustness(moves), _robustness(passed), len(there))
 
 
@@ -234,10 +234,12 @@ def _faithfulness(rows: Sequence[tuple[Any, ...]], seed: int) -> Faithfulness | 
     return faithfulness(values, truth, worlds, seed=seed)
 
 
-def _threshold(known: Sequence[tuple[float, bool]]) -> float:
+def _threshold(known: Sequence[tuple[float, bool]]) -> float | None:
     """Return the value from which on models are best said to know: the middle of the gap with the highest balanced
-    accuracy, the lowest of several.
+    accuracy, the lowest of several. None where one of the two kinds was not measured.
     """
+    if len({knows for _, knows in known}) < 2:
+        return None
     values = np.array(sorted({value for value, _ in known}))
     edges = np.array([-np.inf, *(values[:-1] + values[1:]) / 2, np.inf])
     scores, knows = np.array([value for value, _ in known]), np.array([truth for _, truth in known], dtype=bool)

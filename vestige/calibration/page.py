@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vestige.calibration.evaluate import HIDDEN, KEPT, Calibration, Claims, Rate, Worth
+from vestige.calibration.evaluate import HIDDEN, KEPT, Calibration, Claims, Rate, Robustness, Worth
 from vestige.metrics.meta import Faithfulness
 
 if TYPE_CHECKING:
@@ -51,14 +51,15 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "*Relearning*: whether one pass of training on the facts moves the instrument on a model that was made to",
         "forget as it does on the retrained one (1 as much, 0 only one of them). *Quantisation*: whether rounding the",
         "weights to NF4 leaves it as it is. *Robustness*: the harmonic mean of the two, means over six methods of",
-        "unlearning on every task. *Where forgotten*: the same as published comparisons have it, only on models that",
-        f"kept {KEPT:.0%} of the utility and that the instrument itself calls forgotten, in brackets how many.",
+        "unlearning on every task; in brackets on how many models, without those that tampering does not move on the",
+        "instrument at all. *Where forgotten*: the same as published comparisons have it, only on models that kept",
+        f"{KEPT:.0%} of the utility and that the instrument itself calls forgotten.",
         "An unlearned model learns the facts again faster than one that never knew, so an instrument that is true to",
         "what the models know moves more on it: a relearning robustness of 1 would need one that saturates.",
         "`depth_leak` is UDS as published, on the deployed model; `raw_depth_leak` the same on its bare weights.",
         "`weight_distance` is no instrument but a control: whose weights a model's are nearer to, the original's or",
         "those of the model that never knew. No member has the weights of either: all were taught by themselves, from",
-        "other documents in another order. Where it tells them apart all the same, it is because models of a world",
+        "other documents in another order. Where it tells them apart all the same, it may be because models of a world",
         "begin with the same weights, and the same facts move them the same way. Then an instrument that reads",
         "weights or states may see that and not the facts; one that only asks questions cannot.",
         "",
@@ -112,10 +113,14 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
 def _row(worth: Worth) -> str:
     f = worth.faithfulness
     auc = "" if f is None else f"{f.auc:.3f} [{f.low:.3f}, {f.high:.3f}]"
-    r, g = worth.robustness, worth.forgotten
-    moved = (None, None, None) if r is None else (r.relearning, r.quantisation, r.both)
-    forgotten = "" if g is None else f"{g.both:.3f} ({g.n})"
-    return f"| {worth.name} | {auc} | {' | '.join(map(_cell, moved))} | {forgotten} | {worth.n} |"
+    r = worth.robustness
+    moved = (None, None) if r is None else (r.relearning, r.quantisation)
+    both = (_both(worth.robustness), _both(worth.forgotten))
+    return f"| {worth.name} | {auc} | {' | '.join((*map(_cell, moved), *both))} | {worth.n} |"
+
+
+def _both(robustness: Robustness | None) -> str:
+    return "" if robustness is None else f"{robustness.both:.3f} ({robustness.n})"
 
 
 def _cell(value: float | None) -> str:

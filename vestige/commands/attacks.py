@@ -32,9 +32,9 @@ def print_table(report: AuditReport) -> None:
     table = Table(
         title="what attacks recover",
         caption=(
-            "0: no more than a model that never knew gives under the same attack; 1: what the original had when asked "
-            "plainly. Below 0: less than that model gives; above 1: the attack draws more out of it than the plain "
-            "question out of the original"
+            "0: no more than a model that never knew gives under the same attack; 1: as much as the original, asked "
+            "plainly where the probability of the answer is scored and under the same attack elsewhere. Below 0: less "
+            "than that model gives; above 1: more than the original"
         ),
     )
     table.add_column("attack")

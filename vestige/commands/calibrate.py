@@ -75,7 +75,7 @@ def print_summary(found: Calibration) -> None:
             Text(worth.name),
             "–" if auc is None else f"{auc.auc:.3f}",
             "–" if auc is None else f"{auc.low:.3f}–{auc.high:.3f}",
-            "–" if worth.robustness is None else f"{worth.robustness:.3f}",
+            "–" if worth.robustness is None else f"{worth.robustness.both:.3f}",
         )
     console = Console()
     console.print(table)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from hooked import HookedModel, UnlearnData, VestigeError
+from hooked import HookedModel, Item, UnlearnData, VestigeError
 from sae import ItemLatents, preflight, quality, read_coder, read_items
 from sae.search.auc import column_auc, columns
 from vestige.attacks.halves import two_halves
@@ -83,13 +84,12 @@ class ConceptLatents:
         except VestigeError:
             self.why_not = "all forget items state one fact, so none is held out from choosing the latents"
             return
-        kept = np.random.default_rng(seed).permutation(len(data.retain)) + n_forget
-        if len(kept) < 2:
+        if len(data.retain) < 2:
             self.why_not = "one retain item cannot be both for choosing latents and for asking them"
             return
-        self._asked = np.array(asked)
-        self._beside = np.sort(kept[len(kept) // 2 :])
-        self._choose(self._read(original), np.array([*choose, *np.sort(kept[: len(kept) // 2])]), len(choose), seed)
+        first, second = _by_subject(data.retain, seed=seed)
+        self._asked, self._beside = np.array(asked), np.array(second) + n_forget
+        self._choose(self._read(original), np.array([*choose, *(row + n_forget for row in first)]), len(choose), seed)
 
     def described(self) -> dict[str, Any]:
         """Return which SAE it is and which of its latents are followed, as JSON values."""
@@ -147,3 +147,15 @@ class ConceptLatents:
             return found
 
         return LatentReading(placed(self.latents), placed(self._matched), explained)
+
+
+def _by_subject(items: Sequence[Item], *, seed: int) -> tuple[list[int], list[int]]:
+    """Deal rows into halves that share no subject; by row where there are no two subjects."""
+    names = [item.subject or f"row {row}" for row, item in enumerate(items)]
+    if len(set(names)) < 2:
+        names = [str(row) for row in range(len(items))]
+    distinct = list(dict.fromkeys(names))
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    chosen = {distinct[place] for place in order[: len(distinct) // 2]}
+    rows = range(len(items))
+    return [row for row in rows if names[row] in chosen], [row for row in rows if names[row] not in chosen]

@@ -68,8 +68,14 @@ def test_a_cluster_gives_the_results_of_this_process(
     assert len({row["estimate"] for row in here["attacks"]}) > len(NAMES) * 3
 
 
+class DiedError(Exception):
+    """What Ray raises where a worker is gone."""
+
+
 class Cluster:
     """Ray as far as it is used here, in this process: values are copied, and the last task ends first."""
+
+    exceptions = SimpleNamespace(RayTaskError=ArithmeticError, RayError=DiedError)
 
     def __init__(self) -> None:
         self.waiting: dict[int, Callable[[], Any]] = {}
@@ -99,6 +105,9 @@ class Cluster:
 
     def get(self, reference: int) -> Any:
         return self.waiting.pop(reference)()
+
+    def cancel(self, reference: int) -> None:
+        del self.waiting[reference]
 
 
 @pytest.fixture
@@ -131,3 +140,16 @@ def test_a_subject_that_cannot_be_attacked_is_named(cluster: Cluster, model: Hoo
         _report(model, [], engine="dask")
     with pytest.raises(VestigeError, match="workers is at least 1"):
         _report(model, [], engine="ray", workers=0)
+
+
+def test_a_worker_that_dies_is_said_in_one_line_and_the_rest_is_cancelled(
+    cluster: Cluster, model: HookedModel, unlearned: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(reference: int) -> Any:
+        del cluster.waiting[reference]
+        raise DiedError("killed for memory\nand a log")
+
+    monkeypatch.setattr(cluster, "get", dies)
+    with pytest.raises(VestigeError, match=r"gave up attack 'plain' on .*dying \(killed for memory\); .* workers"):
+        _report(model, unlearned, engine="ray", workers=1)
+    assert cluster.waiting == {}

@@ -11,9 +11,10 @@ import pytest
 
 from hooked import VestigeError
 from vestige.calibrate import calibrate, to_json
-from vestige.calibration.audits import WEIGHTS, record_path
+from vestige.calibration.audits import VERSION, WEIGHTS, record_path
 from vestige.calibration.evaluate import HIDDEN, Calibration, evaluated
 from vestige.calibration.page import draw, page
+from vestige.commands.calibrate import print_summary
 
 N = 10
 
@@ -39,7 +40,8 @@ def record(world: int, concept: str, *, blind: float = 0.0) -> dict[str, Any]:
     for name, levels in {"retrained": (0, 0.1, 0), "npo": (0.8, 0.9, 0.8)}.items():
         for state, level in zip(("before", "relearned", "quantised"), levels, strict=True):
             add(name, None, state, level)
-    return {"world": world, "concept": concept, "suite": "quick", "subjects": subjects}
+    about = {"version": VERSION, "max_items": 64, "world": world, "concept": concept, "suite": "quick"}
+    return {**about, "subjects": subjects}
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +158,33 @@ def test_a_calibration_goes_on_from_the_records_that_are_there(tmp_path: Path) -
     assert found.fitted_on == ("1:a", "2:a")
     assert found.held_out == ("3:a",)
     assert sorted(path.name[:4] for path in tmp_path.iterdir()) == ["task"] * 3
+
+
+@pytest.mark.parametrize("other", [{"version": VERSION - 1}, {"max_items": 8}])
+def test_records_of_another_pool_are_not_mixed_in(other: dict[str, int], tmp_path: Path) -> None:
+    for world in (1, 2, 3):
+        path = record_path(world, 0, tmp_path, suite="quick", tamper=world == 3)
+        path.write_text(json.dumps(record(world, "a") | (other if world == 2 else {})))
+    with pytest.raises(VestigeError, match=r"task-2-0-quick.json' was made from another pool .*remove it"):
+        calibrate(tmp_path, fit=(1, 2), held=(3,), concepts=1, progress=False)
+
+
+def test_an_instrument_that_was_measured_on_one_kind_calls_nothing_forgotten() -> None:
+    fit = [record(1, "a"), record(2, "a")]
+    for subject in (s for task in fit for s in task["subjects"] if s["knows"]):
+        subject["shares"]["attack:relearning"] = None
+    worths = {w.name: w for w in evaluated(fit, [record(3, "a")], suite="quick").worths}
+    assert worths["attack:relearning"].forgotten is None
+    assert worths["attack:relearning"].robustness is not None
+
+
+def test_the_summary_names_every_instrument(found: Calibration, capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(found)
+    out = capsys.readouterr().out
+    assert all(worth.name in out for worth in found.worths)
+    robustness = next(w.robustness for w in found.worths if w.name == "attack:relearning")
+    assert robustness is not None
+    assert f"{robustness.both:.3f}" in out
 
 
 @pytest.mark.parametrize(

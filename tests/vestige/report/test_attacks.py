@@ -84,4 +84,4 @@ def test_a_gap_beyond_the_scale_is_said_in_words_and_kept_as_a_number() -> None:
     page = render_html(replace(report, attacks=attacks))
     assert "at least all of it (1.22)" in page
     assert "<b>1.22</b>" in page
-    assert "above 1, the attack draws more out of it" in page
+    assert "above 1, more than the original" in page
