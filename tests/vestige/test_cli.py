@@ -439,7 +439,9 @@ def test_a_real_process_ends_in_one_line(tmp_path: Path) -> None:
 
 def test_a_real_interrupt_leaves_nothing(files: Path, tmp_path: Path) -> None:
     waits = (
-        "import sys, time, vestige.auditing as a\n"
+        # A shell starts what it puts into the background without interrupts, and that is inherited.
+        "import signal, sys, time, vestige.auditing as a\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def check(evidence):\n    print('ready', file=sys.stderr, flush=True)\n    time.sleep(120)\n"
         "a.CHECKS = (check,)\n"
         "from vestige.cli import main\nmain()\n"
