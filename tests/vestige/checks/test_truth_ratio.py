@@ -92,7 +92,10 @@ def test_too_few_items_are_a_reason_and_no_error(n: int) -> None:
 
 def test_no_wrong_answers_is_a_reason() -> None:
     result = forget_quality(evidence({"original": reading([0.5]), "retain": reading([0.5])}))[0]
-    assert (result.estimate, result.note) == (None, "no item has wrong answers to compare with")
+    assert (result.estimate, result.note) == (
+        None,
+        "no item has wrong answers to compare with (column perturbed_answer)",
+    )
 
 
 def test_many_items_keep_a_finite_log() -> None:

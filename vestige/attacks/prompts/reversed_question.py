@@ -46,7 +46,7 @@ def reversed_question(
 
 def _turned(item: Item, number: int, question: str | None) -> Item:
     if not (item.subject and item.answer):
-        lacks = "subject (column subject)" if item.answer else "answer"
+        lacks = "subject" if item.answer else "answer"
         raise VestigeError(f"reversed_question needs the {lacks} of every item, and forget[{number}] has none")
     if item.subject.casefold() in item.answer.casefold():
         raise VestigeError(f"the answer of forget[{number}] names its subject {item.subject!r}, so it cannot be turned")
