@@ -43,13 +43,15 @@ def claimed(signs: Signs, residual: ResidualKnowledge | None) -> Claim:
     """Decide what is claimed of a subject.
 
     Half of its answers or two kinds of them, bare weights that give half back, or states that carry 0.8 of what the
-    original's do decide alone. Any other trace needs a score that does not speak against it: with a score that is
-    unsure, or says that the facts are gone, nothing is settled. Nor is it where a share above a half is unclear. The
-    score alone is enough to say that facts are held, and no trace is claimed only where it does not speak against that.
+    original's do decide alone. Any other trace needs a score that does not speak against it: one that is unsure bears
+    out what it leans to, so with one below a half, or one that says that the facts are gone, nothing is settled. Nor is
+    it where a share above a half is unclear. The score alone is enough to say that facts are held. Where there is no
+    trace, a score that is unsure leaves it open, but for one below a half without attacks: that much is what luck gives
+    a model that never knew, and the statement says that attacks were not made.
     """
     score = None if residual is None else heard(residual)
     deep = signs.clear.get("patching", 0.0) >= DEEP
-    backed = deep or score in ("holds", None)
+    backed = deep or score is None or leans(residual) == "holds"
     traced: list[tuple[By, bool]] = [
         ("answers", bool(signs.answers)),
         ("inside", bool(signs.clear)),
@@ -67,7 +69,7 @@ def claimed(signs: Signs, residual: ResidualKnowledge | None) -> Claim:
         *traced,
         ("vectors", stored),
         ("unclear", bool(signs.unclear)),
-        ("score", score == "open"),
+        ("score", score == "open" and leans(residual) != "silent"),
     ]
     if (by := _first(sure)) is not None:
         return Claim("holds", by, score)
@@ -106,3 +108,12 @@ def heard(residual: ResidualKnowledge) -> Said:
     if residual.abstains:
         return "open"
     return "holds" if residual.probability >= UNSURE[1] else "gone"
+
+
+def leans(residual: ResidualKnowledge | None) -> Said | None:
+    """Return what a score is nearer to, sure or not; None at a half, and where there is none or it is no number."""
+    if residual is None or not isfinite(residual.probability) or residual.probability == HALF:
+        return None
+    if residual.probability > HALF:
+        return "holds"
+    return "silent" if residual.instruments == "checks" else "gone"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vestige.calibration.score import UNSURE
-from vestige.claims import DEEP, INTACT, Claim, claimed, heard
+from vestige.claims import DEEP, INTACT, Claim, claimed, heard, leans
 from vestige.report.explain import explain
 from vestige.report.residual import probability, together
 from vestige.report.text import listed
@@ -37,8 +37,9 @@ def verdicts(
     apart there is no scale. A subject *still answers* where half of one kind of answers or a trace of two is left
     (probability, text, reworded questions; flattened logits lower the first alone); it *hides* the knowledge where the
     bare weights give back half of it or more; it is *silent, but not empty* where only an instrument that looks inside
-    or the score finds it; it is *not settled* where the score does not bear out what a check found, where it is unsure
-    itself, or where the concept's vectors have a mean cosine of at least 0.95; else there is *no trace*. Losing more
+    or the score finds it; it is *not settled* where the score leans away from what a check found, where it is unsure
+    itself (below a half only with attacks), or where the concept's vectors have a mean cosine of at least 0.95; else
+    there is *no trace*. Losing more
     than a fifth of the retain probability is said, and so are outputs less than half as varied as the original's. The
     thresholds are Vestige's.
 
@@ -125,6 +126,8 @@ def _holds(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> li
     if claim.score == "holds":
         return [said, f"{_capital(score)} give {chance} that it still holds the facts."]
     if claim.score == "open":
+        if leans(residual) == "holds":
+            return [said, f"{_capital(score)} lean the same way ({chance} that it still holds the facts)."]
         return [said, f"That decides; {score} alone would be too unsure for a claim ({chance})."]
     return [said, f"That decides, whatever else was tried: {score} do not hear it."]
 
@@ -157,9 +160,12 @@ def _no_trace(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) ->
     found, proof = f"No trace found: {_like(signs)}", "That is absence of evidence, not proof"
     if residual is None:
         return [f"{found}.", f"{proof}."]
+    unsought = f"{proof}: what only attacks bring back was not looked for."
+    if claim.score == "open":
+        return [f"{found}, and {together(residual)} lean the same way, if too unsure for a claim.", unsought]
     if claim.score == "silent":
         lack = [f"{len(residual.missing)} of the instruments could not be used."] if residual.missing else []
-        return [f"{found}.", f"{proof}: what only attacks bring back was not looked for.", *lack]
+        return [f"{found}.", unsought, *lack]
     return [f"{found}, and {together(residual)} give {probability(residual)} that it still holds them.", f"{proof}."]
 
 

@@ -240,11 +240,14 @@ ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown method": ((*UNLEARN, "--method", "npoo", "--out", "o"), "no method 'npoo'; did you mean 'npo'"),
     "missing file": (
         ("audit", "--original", "{full}", "--forget", "absent.jsonl", "--out", "o"),
-        "--forget: no file absent",
+        "--forget: no file absent.jsonl",
     ),
     "bad row": (("audit", "--original", "{full}", "--forget", "bad.jsonl", "--out", "o"), "bad.jsonl, line 2"),
     "empty file": (("audit", "--original", "{full}", "--forget", "empty.jsonl", "--out", "o"), "empty"),
-    "no such model": (("audit", "--original", "absent/a/b", "--forget", "{forget}", "--out", "o"), "--original: "),
+    "no such model": (
+        ("audit", "--original", "absent/a/b", "--forget", "{forget}", "--out", "o"),
+        "--original: 'absent/a/b' is not a folder",
+    ),
     "folder without model": ((*AUDIT, "--unlearned", ".", "--out", "o"), "config.json"),
     "missing folder": ((*AUDIT, "--never", "absent", "--out", "o"), "--never: 'absent' is not a folder"),
     "missing retrained": ((*AUDIT, "--retrained", "absent", "--out", "o"), "--retrained: 'absent' is not a folder"),
