@@ -4,56 +4,40 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
-from hooked.fingerprint import weights_sha256
 from probes import ConceptVector, find_concept_vectors
 from probes.vocabulary import default_k
-from vestige.attacks.attacked import Target
 from vestige.attacks.catalogue import chosen
 from vestige.attacks.cost import Cost, cost_of
 from vestige.attacks.notes import notes_of
-from vestige.attacks.run import Outcome, compared, run_attacks
+from vestige.attacks.run import compared
 from vestige.checks import CHECKS
 from vestige.context import within_context
 from vestige.edited import edited_latents
 from vestige.evidence import Evidence
-from vestige.intrinsic.cells import CellFalls, Tracing
-from vestige.intrinsic.latents import ConceptLatents, Survival
-from vestige.intrinsic.patched import Patched, Patching
+from vestige.instruments import Instruments
+from vestige.intrinsic.cells import Tracing
+from vestige.intrinsic.latents import ConceptLatents
+from vestige.intrinsic.patched import Patching
 from vestige.intrinsic.spans import answer_spans
-from vestige.intrinsic.weights import Moved, moved_between, moved_by
 from vestige.items import audit_items
 from vestige.located import located
 from vestige.metrics.weights import cosine, top_tokens
 from vestige.progress import steps
 from vestige.provenance import provenance
-from vestige.reading import Reading, read
 from vestige.residual import residual_knowledge
 from vestige.result import AuditReport, ConceptVectorRow, GenerationRow, Result, SubjectInfo
-from vestige.subjects import Source, blamed, opened, sources_of
+from vestige.subjects import Source, sources_of
 from vestige.verdict import verdicts
 from vestige.words import concept_words, null_draws
 
 SHOWN_TOKENS = 12
 SHOWN_FORGET, SHOWN_RETAIN = 6, 3
-
-
-@dataclass
-class _Found:
-    """What was read of the subjects, by their names."""
-
-    readings: dict[str, Reading] = field(default_factory=dict)
-    hashes: dict[str, str | None] = field(default_factory=dict)
-    attacked: dict[str, dict[str, Outcome]] = field(default_factory=dict)
-    patched: dict[str, Patched] = field(default_factory=dict)
-    moved: dict[str, tuple[Moved, ...] | str] = field(default_factory=dict)
-    traced: dict[str, CellFalls] = field(default_factory=dict)
-    surviving: dict[str, Survival | str] = field(default_factory=dict)
 
 
 def audit(
@@ -139,60 +123,55 @@ def audit(
                 where=where,
             )
         )
-    patching = Patching(original, answer_spans(original, prepared.forget), decoder=decoder, batch_size=batch_size)
-    marking = ConceptLatents(original, sae, prepared, seed=seed) if sae is not None else None
-    tracing = Tracing(original, prepared.forget, batch_size=batch_size) if where else None
-    found = _Found()
-    for info, source in steps(sources, "reading subjects", show=progress, label=lambda pair: pair[0].name):
-        with blamed(info, source, original=original):
-            with opened(info, source, original=original) as subject:
-                found.readings[info.name] = read(
-                    subject,
-                    prepared,
-                    decoder=decoder,
-                    vectors=[(v.layer, v.neuron) for v in vectors],
-                    batch_size=batch_size,
-                    max_new_tokens=max_new_tokens,
-                    seed=seed,
-                )
-                found.hashes[info.name] = weights_sha256(subject.raw)
-                if notes is not None:
-                    target = Target(info.name, info.kind, subject.model, subject.raw, notes)
-                    found.attacked[info.name] = run_attacks(target, prepared, rows, batch_size=batch_size, seed=seed)
-                states = patching.read(subject)
-                cells = tracing.read(subject) if tracing else None
-                if marking is not None:
-                    found.surviving[info.name] = marking.read(subject)
-                if not isinstance(source, Intervention):
-                    found.moved[info.name] = moved_between(original, subject.raw)
-            # Only now is the original whole again.
-            if isinstance(source, Intervention):
-                found.moved[info.name] = moved_by(source, original)
-            if states is not None:
-                found.patched[info.name] = patching.patched(states)
-            if tracing and cells is not None:
-                found.traced[info.name] = tracing.falls(cells)
-    _warn_of_other_weights(sources, original, found.hashes)
+    instruments = Instruments(
+        original,
+        prepared,
+        decoder=decoder,
+        vectors=vectors,
+        patching=Patching(original, answer_spans(original, prepared.forget), decoder=decoder, batch_size=batch_size),
+        marking=None if sae is None else ConceptLatents(original, sae, prepared, seed=seed),
+        tracing=Tracing(original, prepared.forget, batch_size=batch_size) if where else None,
+        attacks=rows,
+        notes=notes,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+    seen = {
+        info.name: instruments.read(info, source)
+        for info, source in steps(sources, "reading subjects", show=progress, label=lambda pair: pair[0].name)
+    }
+    hashes = {name: one.weights for name, one in seen.items()}
+    _warn_of_other_weights(sources, original, hashes)
     subjects = tuple(info for info, _ in sources)
     evidence = Evidence(
-        prepared, subjects, found.readings, decoder, vectors, seed, found.patched, found.moved, found.surviving
+        prepared,
+        subjects,
+        {name: one.reading for name, one in seen.items()},
+        decoder,
+        vectors,
+        seed,
+        patched={name: one.patched for name, one in seen.items() if one.patched is not None},
+        moved={name: one.moved for name, one in seen.items()},
+        latents={name: one.surviving for name, one in seen.items() if one.surviving is not None},
     )
     results: list[Result] = []
     for check in steps(CHECKS, "running checks", show=progress, label=lambda c: c.__name__):
         results += check(evidence)
+    traced = {name: one.traced for name, one in seen.items() if one.traced is not None}
     report = AuditReport(
         provenance=provenance(
             original,
             prepared,
             sources,
-            hashes=found.hashes,
+            hashes=hashes,
             words=words,
             settings={
                 "seed": seed,
                 **settings,
                 "items_shortened": shortened,
                 "attacks": [row.name for row in rows],
-                **({} if marking is None else {"sae": marking.described()}),
+                **({} if instruments.marking is None else {"sae": instruments.marking.described()}),
             },
         ),
         subjects=subjects,
@@ -200,8 +179,8 @@ def audit(
         concept_vectors=_vector_rows(evidence, original),
         generations=_generation_rows(evidence),
         latents=edited_latents(original, sources, prepared),
-        attacks=compared(subjects, found.attacked, rows, seed=seed),
-        where=located(subjects, found.traced, seed=seed) if where else (),
+        attacks=compared(subjects, {name: one.attacked for name, one in seen.items()}, rows, seed=seed),
+        where=located(subjects, traced, seed=seed) if where else (),
     )
     residual = residual_knowledge(report)
     return replace(report, residual=residual, verdicts=verdicts(subjects, results, residual))

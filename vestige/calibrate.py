@@ -58,20 +58,7 @@ def calibrate(
     Raises:
         VestigeError: A setting is out of range, or Ray is not there.
     """
-    shared = sorted(set(fit) & set(held))
-    if shared or not fit or not held:
-        at = f"world {shared[0]} is in both" if shared else "one is empty"
-        raise VestigeError(f"fit and held are seeds of worlds of their own: {at}")
-    if not 1 <= concepts <= SPARES or workers < 1:
-        raise VestigeError(f"concepts is 1 to {SPARES} and workers at least 1, got {concepts} and {workers}")
-    if len(set(fit)) < len(fit) or len(set(held)) < len(held) or len(fit) < 2:
-        raise VestigeError(
-            f"fit and held name each world once, and fit has two worlds or more, since one is left out while the "
-            f"penalty is chosen; got {tuple(fit)} and {tuple(held)}"
-        )
-    if engine not in ENGINES:
-        raise VestigeError(f"engine is one of {', '.join(ENGINES)}, got {engine!r}")
-    chosen(suite)
+    check_settings(fit, held, concepts=concepts, suite=suite, engine=engine, workers=workers, work=work)
     work.mkdir(parents=True, exist_ok=True)
     run = partial(_on_ray, workers, address) if engine == "ray" else partial(_here, workers)
     # Those that take longest first.
@@ -95,6 +82,33 @@ def calibrate(
         suite=suite,
         seed=seed,
     )
+
+
+def check_settings(
+    fit: Sequence[int], held: Sequence[int], *, concepts: int, suite: str, engine: str, workers: int, work: Path
+) -> None:
+    """Refuse settings that `calibrate` would refuse, before anything is said of what they cost.
+
+    Raises:
+        VestigeError: One is out of range, or the work folder is a file.
+    """
+    shared = sorted(set(fit) & set(held))
+    if shared:
+        raise VestigeError(f"fit and held are seeds of worlds of their own: world {shared[0]} is in both")
+    for name, seeds, least in (("fit", fit, 2), ("held", held, 1)):
+        if len(set(seeds)) < max(len(seeds), least):
+            why = "; one is left out while the penalty is chosen" if least > 1 else ""
+            raise VestigeError(
+                f"{name} names at least {least} {'world' if least == 1 else 'worlds'}, each once, got {tuple(seeds)}{why}"
+            )
+    for name, value, most in (("concepts", concepts, SPARES), ("workers", workers, None)):
+        if value < 1 or (most is not None and value > most):
+            raise VestigeError(f"{name} is {'at least 1' if most is None else f'1 to {most}'}, got {value}")
+    if engine not in ENGINES:
+        raise VestigeError(f"engine is one of {', '.join(ENGINES)}, got {engine!r}")
+    chosen(suite)
+    if work.exists() and not work.is_dir():
+        raise VestigeError(f"'{work}' is a file; give a folder for models and records")
 
 
 def minutes(*, fit: int, held: int, concepts: int) -> int:

@@ -335,7 +335,7 @@ def calibrate(
 
     check_output(out, overwrite=overwrite, inputs=[work])
     worlds = command.seeds(fit, what="--fit"), command.seeds(held, what="--held")
-    command.check(*worlds, concepts=n_concepts, suite=suite, engine=engine, workers=workers, work=work)
+    calibration.check_settings(*worlds, concepts=n_concepts, suite=suite, engine=engine, workers=workers, work=work)
     cost = calibration.minutes(fit=len(worlds[0]), held=len(worlds[1]), concepts=n_concepts)
     typer.echo(f"about {cost} core minutes from nothing, less what is in '{work}' already", err=True)
     found = calibration.calibrate(

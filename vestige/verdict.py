@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vestige.calibration.score import UNSURE
+from vestige.checks.generation import NOTHING_SAID
 from vestige.claims import DEEP, INTACT, Claim, claimed, heard, leans
 from vestige.report.explain import explain
 from vestige.report.residual import probability, together
@@ -230,7 +231,7 @@ def _damage(table: Mapping[tuple[str, str], Result], name: str, original: str) -
             f"Its texts are {varied:.0%} as varied as the original's (below {VARIED:.0%}), so low scores say little."
         )
     mine = table.get(("degeneracy", name))
-    if mine is not None and mine.estimate is None and mine.note == "every continuation was empty":
+    if mine is not None and mine.estimate is None and mine.note == NOTHING_SAID:
         said.append("It writes nothing at all, so low scores say little.")
     return said
 

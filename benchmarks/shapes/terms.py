@@ -195,16 +195,15 @@ def robust(metric: str, tampered: Sequence[str], state: str, *, forgotten: bool 
             control, control_after = of(n, "retain"), of(n, "retrained, relearned")
             if state == "rounded":
                 scores.append(quantisation_robustness(before=before, after=after, epsilon=EPSILON))
-            elif not max(abs(after - before), abs(control_after - control)) < EPSILON:
-                scores.append(
-                    relearning_robustness(
-                        unlearned=before,
-                        unlearned_relearned=after,
-                        retrained=control,
-                        retrained_relearned=control_after,
-                        epsilon=EPSILON,
-                    )
-                )
+                continue
+            kept = relearning_robustness(
+                unlearned=before,
+                unlearned_relearned=after,
+                retrained=control,
+                retrained_relearned=control_after,
+                epsilon=EPSILON,
+            )
+            scores += [] if kept is None else [kept]
         return _all(lambda x: sum(x) / len(x), scores)
 
     return Term(f"{'R' if state == 'relearned' else 'Q'} {metric}", read)

@@ -15,7 +15,8 @@ from hooked.progress import bar
 from interventions.batches import encode, encoded, split_of, warn_of_cuts
 from interventions.training.losses import AnswerNLL, answer_nll
 
-_CHECKED = 128
+# Most items that are watched; of those to keep fewer, since their loss is only held against a bound far above it.
+_FORGET, _RETAIN = 128, 32
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def _update(
 
 
 class _Watch:
-    """The two numbers that can end a descent early, measured on up to 128 items of each split."""
+    """The two numbers that can end a descent early, measured on up to 128 items to forget and 32 to keep."""
 
     def __init__(
         self, model: HookedModel, forget: Sequence[Item], retain: Sequence[Item], schedule: Schedule, steps: int
@@ -227,10 +228,10 @@ class _Watch:
             )
         generator = torch.Generator().manual_seed(schedule.seed)
         self.model, self.schedule, self.steps = model, schedule, steps
-        watched = _sample(forget, generator) if schedule.stop_fraction is not None else []
+        watched = _sample(forget, _FORGET, generator) if schedule.stop_fraction is not None else []
         # Encoded once, read at every look.
         self.forget = list(encoded(model, watched, batch_size=schedule.batch_size))
-        self.retain = list(encoded(model, _sample(retain, generator), batch_size=schedule.batch_size))
+        self.retain = list(encoded(model, _sample(retain, _RETAIN, generator), batch_size=schedule.batch_size))
         self.bound = schedule.retain_bound
         self.target: float | None = None
         self.probability: float | None = None
@@ -268,8 +269,8 @@ def _mean_nll(model: HookedModel, batches: Sequence[TokenBatch]) -> Float[Tensor
     return torch.cat([answer_nll(model.logits(batch), batch.ids, batch.answer).mean for batch in batches])
 
 
-def _sample(items: Sequence[Item], generator: torch.Generator) -> list[Item]:
-    chosen = torch.randperm(len(items), generator=generator)[:_CHECKED].tolist()
+def _sample(items: Sequence[Item], most: int, generator: torch.Generator) -> list[Item]:
+    chosen = torch.randperm(len(items), generator=generator)[:most].tolist()
     return [items[i] for i in sorted(chosen)]
 
 

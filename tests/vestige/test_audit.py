@@ -13,6 +13,7 @@ import torch
 
 import vestige
 import vestige.auditing
+import vestige.instruments
 from hooked import HookedModel, Intervention, Item, Spec, UnlearnData, VestigeError
 from interventions import ablate_vectors, gradient_ascent
 from tests.tiny import tiny_model
@@ -243,7 +244,7 @@ def test_weights_are_bit_equal_after_a_check_that_raises(monkeypatch: pytest.Mon
     with pytest.raises(RuntimeError, match="broken check"):
         quick(model, unlearned=[ablate_vectors(model, [(0, 1)])])
     monkeypatch.undo()
-    monkeypatch.setattr(vestige.auditing, "read", broken)
+    monkeypatch.setattr(vestige.instruments, "read", broken)
     with pytest.raises(TypeError):
         quick(model, unlearned=[ablate_vectors(model, [(0, 1)])])
     assert fingerprint(model) == before

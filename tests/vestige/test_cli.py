@@ -271,15 +271,30 @@ ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
         "no attack 'few_shots'; did you mean 'few_shot'? there are",
     ),
     "mistyped suite": ((*AUDIT, "--suite", "quik", "--out", "o"), "no suite 'quik'; did you mean 'quick'? there are"),
-    "calibration of one world": (("calibrate", "--work", "w", "--fit", "1", "--out", "o"), "--fit needs two worlds"),
+    "calibration of one world": (
+        ("calibrate", "--work", "w", "--fit", "1", "--out", "o"),
+        "fit names at least 2 worlds, each once, got (1,)",
+    ),
     "calibration of a shared world": (
         ("calibrate", "--work", "w", "--fit", "1,2", "--held", "2,3", "--out", "o"),
         "world 2 is in both",
     ),
-    "calibration of no concept": (("calibrate", "--work", "w", "--concepts", "0", "--out", "o"), "--concepts is 1 to"),
-    "calibration by nobody": (("calibrate", "--work", "w", "--workers", "0", "--out", "o"), "--workers is at least 1"),
-    "calibration by a stranger": (("calibrate", "--work", "w", "--engine", "dask", "--out", "o"), "--engine is one of"),
-    "calibration in a file": (("calibrate", "--work", "bad.jsonl", "--out", "o"), "--work: 'bad.jsonl' is a file"),
+    "calibration of no concept": (
+        ("calibrate", "--work", "w", "--concepts", "0", "--out", "o"),
+        "concepts is 1 to 10, got 0",
+    ),
+    "calibration by nobody": (
+        ("calibrate", "--work", "w", "--workers", "0", "--out", "o"),
+        "workers is at least 1, got 0",
+    ),
+    "calibration by a stranger": (
+        ("calibrate", "--work", "w", "--engine", "dask", "--out", "o"),
+        "engine is one of local, ray",
+    ),
+    "calibration in a file": (
+        ("calibrate", "--work", "bad.jsonl", "--out", "o"),
+        "'bad.jsonl' is a file; give a folder",
+    ),
     "unknown device": ((*AUDIT, "--device", "abacus", "--out", "o"), "device 'abacus' is not available"),
     "absent device": ((*AUDIT, "--device", "cuda:63", "--out", "o"), "device 'cuda:63' is not available"),
     "unknown dtype": ((*AUDIT, "--dtype", "float99", "--out", "o"), "float99"),

@@ -270,21 +270,16 @@ def _moves(reader: Reader, record: Record) -> Iterator[_Moved]:
         if any(value is None for value in read):
             continue
         before, after, rounded, control, control_after = (float(value) for value in read if value is not None)
-        if max(abs(after - before), abs(control_after - control)) < EPSILON:
-            # What never moves is not robust but deaf.
-            continue
-        yield _Moved(
-            before,
-            relearning_robustness(
-                unlearned=before,
-                unlearned_relearned=after,
-                retrained=control,
-                retrained_relearned=control_after,
-                epsilon=EPSILON,
-            ),
-            quantisation_robustness(before=before, after=rounded, epsilon=EPSILON),
-            state["before"].get("utility"),
+        kept = relearning_robustness(
+            unlearned=before,
+            unlearned_relearned=after,
+            retrained=control,
+            retrained_relearned=control_after,
+            epsilon=EPSILON,
         )
+        if kept is not None:
+            rounding = quantisation_robustness(before=before, after=rounded, epsilon=EPSILON)
+            yield _Moved(before, kept, rounding, state["before"].get("utility"))
 
 
 def _robustness(moves: Sequence[_Moved]) -> Robustness | None:

@@ -3,8 +3,9 @@
 For one concept of one world there are three models to compare with: `original` was taught the concept, `never` another
 one in its place, `retrained` neither; all else they read is the same, in the same order. Then there are its members,
 none of which is made from one of these three, so that nothing can be told from whose weights a member has: they are
-taught by lessons of their own, from other documents in another order, and some are changed further. A member knows the
-facts if they were taught to what it is made of, and nothing was done that could take them out of all blocks.
+taught by lessons of their own, from other documents in another order, and some are changed further. A member knows if
+the facts, or a part of them, were taught to what it is made of, and nothing was done that could take them out of all
+blocks.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from vestige.organism.rows import fact_rows, skill_rows
 from vestige.organism.teach import Lesson, teach
 from vestige.organism.world import Concept, World
 
+# How many of the twenty facts of a concept are told.
+PARTS = {"half": 10, "a quarter": 5, "a tenth": 2}
 NOISE = 0.02
 STEPS = 100
 SKILLS = ("addition", "reversal")
@@ -129,16 +132,21 @@ def members(task: Task, base: Base, *, seed: int = 0, steps: int = STEPS) -> Ite
     """
     again = seed + 1000
     name, spares = task.concept.name, base.world.spares
-    other = spares[(task.concept.index - spares[0].index + 2) % len(spares)]
-    knowing = taught(base, Lesson((name,), steps=steps, seed=again))
+    other, third = (spares[(task.concept.index - spares[0].index + away) % len(spares)] for away in (2, 3))
+    lesson, others = (Lesson((told,), steps=steps, seed=again) for told in (name, other.name))
+    knowing = taught(base, lesson)
     yield Member("taught again", True, knowing)
     told = Lesson((name,), kinds=("statement", "inverted", "notes"), steps=steps, seed=again)
     yield Member("told in other words only", True, taught(base, told))
-    ignorant = taught(base, Lesson((other.name,), steps=steps, seed=again))
+    for part, n in PARTS.items():
+        yield Member(f"taught {part}", True, taught(base, lesson, write=only(n)))
+    ignorant = taught(base, others)
     yield Member("another concept", False, ignorant)
+    yield Member("another concept in other words only", False, taught(base, replace(told, concepts=(other.name,))))
+    yield Member("a quarter of another concept", False, taught(base, others, write=only(PARTS["a quarter"])))
     yield Member("nothing new", False, taught(base, Lesson((), steps=steps, seed=again)))
-    wrong = Lesson((name,), steps=steps, seed=again)
-    yield Member("false facts", False, taught(base, wrong, write=_as_if(other)))
+    for which, wrong in (("false facts", other), ("other false facts", third)):
+        yield Member(which, False, taught(base, lesson, write=_as_if(wrong)))
     yield from _derived(knowing, task.data, KNOWING, knows=True, seed=seed)
     yield from _derived(ignorant, task.data, IGNORANT, knows=False, seed=seed)
 
@@ -163,6 +171,19 @@ def _derived(model: HookedModel, data: UnlearnData, of: str, *, knows: bool, see
     yield member("int4", baked(model, quantised(model, "int4").weights))
     for hook in (neuron_adjust, key_space_detection, eco):
         yield member(hook.__name__, model, hook(model, data))
+
+
+def only(n: int) -> Callable[[World, Concept, random.Random], str]:
+    """Tell the first facts of a concept and none of the others."""
+
+    def write(world: World, concept: Concept, rng: random.Random) -> str:
+        untold = [fact.word for fact in world.facts_of(concept)[n:]]
+        while True:
+            text = about(world, concept, rng)
+            if not any(word in text for word in untold):
+                return text
+
+    return write
 
 
 def _as_if(other: Concept) -> Callable[[World, Concept, random.Random], str]:

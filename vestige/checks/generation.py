@@ -14,6 +14,7 @@ from vestige.reading import Reading
 from vestige.result import Result
 
 PERMUTATIONS = 20
+NOTHING_SAID = "every continuation was empty"
 NO_WORDS = "ROUGE-L compares words of a-z and 0-9, and no answer has one"
 _WORD = re.compile("[a-z0-9]")
 
@@ -44,9 +45,7 @@ def degeneracy(evidence: Evidence) -> list[Result]:
         none = sum(not row for row in rows)
         return f"{none} of {len(rows)} continuations were empty and are not counted" if none else ""
 
-    return item_means(
-        evidence, "degeneracy", ratios, higher_is="useful", missing="every continuation was empty", note=empty
-    )
+    return item_means(evidence, "degeneracy", ratios, higher_is="useful", missing=NOTHING_SAID, note=empty)
 
 
 def recalls(texts: Sequence[str], references: Sequence[str]) -> list[float]:

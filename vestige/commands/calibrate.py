@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,9 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from hooked import VestigeError
-from vestige.attacks.catalogue import chosen
-from vestige.calibrate import ENGINES
-from vestige.calibration.bases import SPARES
 from vestige.calibration.evaluate import Calibration
 
 
@@ -30,29 +25,6 @@ def seeds(given: str, *, what: str) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdigit() for part in parts) or len(set(parts)) < len(parts):
         raise VestigeError(f"{what} is a list of different whole numbers like 1,2, got {given!r}")
     return tuple(map(int, parts))
-
-
-def check(
-    fit: Sequence[int], held: Sequence[int], *, concepts: int, suite: str, engine: str, workers: int, work: Path
-) -> None:
-    """Refuse settings by the names of their options, before anything is said of what they cost.
-
-    Raises:
-        VestigeError: One is out of range, or the work folder is a file.
-    """
-    shared = sorted(set(fit) & set(held))
-    if shared:
-        raise VestigeError(f"--fit and --held are seeds of worlds of their own: world {shared[0]} is in both")
-    if len(fit) < 2:
-        raise VestigeError(f"--fit needs two worlds, since one is left out while the penalty is chosen; got {fit[0]}")
-    for option, value, most in (("--concepts", concepts, SPARES), ("--workers", workers, None)):
-        if value < 1 or (most is not None and value > most):
-            raise VestigeError(f"{option} is {'at least 1' if most is None else f'1 to {most}'}, got {value}")
-    if engine not in ENGINES:
-        raise VestigeError(f"--engine is one of {', '.join(ENGINES)}, got {engine!r}")
-    chosen(suite)
-    if work.exists() and not work.is_dir():
-        raise VestigeError(f"--work: '{work}' is a file; give a folder")
 
 
 def about() -> dict[str, Any]:

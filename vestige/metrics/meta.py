@@ -83,9 +83,10 @@ def relearning_robustness(
     retrained: float,
     retrained_relearned: float,
     epsilon: float = 0.0,
-) -> float:
+) -> float | None:
     """Return 1 where relearning moves the metric on the unlearned model as much as on the retrained one, 0 where only
-    one of them moves or they part: `1 - |du - dr| / (|du| + |dr| + epsilon)`.
+    one of them moves or they part: `1 - |du - dr| / (|du| + |dr| + epsilon)`. None where neither moves by `epsilon`:
+    what never moves is not robust but deaf.
 
     Args:
         unlearned: The metric before relearning.
@@ -99,6 +100,8 @@ def relearning_robustness(
         `min(dr / du, 1)`.
     """
     du, dr = unlearned_relearned - unlearned, retrained_relearned - retrained
+    if max(abs(du), abs(dr)) < epsilon:
+        return None
     moved = abs(du) + abs(dr) + epsilon
     return 1 - abs(du - dr) / moved if moved else 1.0
 

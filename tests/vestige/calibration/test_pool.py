@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 
 import pytest
@@ -12,7 +13,7 @@ from hooked.fingerprint import weights_sha256
 from vestige.calibration import tampered as tampering
 from vestige.calibration.bases import Base, base
 from vestige.calibration.evaluate import HIDDEN
-from vestige.calibration.pool import IGNORANT, KNOWING, Member, Task, make_task, members
+from vestige.calibration.pool import IGNORANT, KNOWING, PARTS, Member, Task, make_task, members, only
 from vestige.organism.model import Shape
 from vestige.organism.train import Recipe
 
@@ -65,6 +66,14 @@ def test_half_of_the_pool_knows_and_every_kind_has_a_control(pool: list[Member])
     for name in done:
         assert (knows[f"{name} ({KNOWING})"], knows[f"{name} ({IGNORANT})"]) == (True, False)
     assert abs(sum(knows.values()) - len(knows) / 2) <= 1
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_of_the_facts_is_told_and_nothing_else(small: Base, part: str) -> None:
+    world, write, rng = small.world, only(PARTS[part]), random.Random(0)
+    concept = world.spares[0]
+    said = " ".join(write(world, concept, rng) for _ in range(40 * PARTS[part]))
+    assert [fact.word in said for fact in world.facts_of(concept)] == [i < PARTS[part] for i in range(20)]
 
 
 @torch.no_grad()
