@@ -97,10 +97,9 @@ def check_settings(
         raise VestigeError(f"fit and held are seeds of worlds of their own: world {shared[0]} is in both")
     for name, seeds, least in (("fit", fit, 2), ("held", held, 1)):
         if len(set(seeds)) < max(len(seeds), least):
+            noun = "worlds" if least > 1 else "world"
             why = "; one is left out while the penalty is chosen" if least > 1 else ""
-            raise VestigeError(
-                f"{name} names at least {least} {'world' if least == 1 else 'worlds'}, each once, got {tuple(seeds)}{why}"
-            )
+            raise VestigeError(f"{name} names at least {least} {noun}, each once, got {tuple(seeds)}{why}")
     for name, value, most in (("concepts", concepts, SPARES), ("workers", workers, None)):
         if value < 1 or (most is not None and value > most):
             raise VestigeError(f"{name} is {'at least 1' if most is None else f'1 to {most}'}, got {value}")
