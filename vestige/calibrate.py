@@ -167,6 +167,7 @@ def to_json(found: Calibration) -> dict[str, Any]:
                 "n_robustness": 0 if worth.robustness is None else worth.robustness.n,
                 "robustness_where_forgotten": None if worth.forgotten is None else worth.forgotten.both,
                 "n_forgotten": 0 if worth.forgotten is None else worth.forgotten.n,
+                "robustness_of_never": None if worth.control is None else worth.control.both,
                 "n": worth.n,
             }
             for worth in found.worths
@@ -183,6 +184,10 @@ def to_json(found: Calibration) -> dict[str, Any]:
             }
             for name, claims in found.claims.items()
         },
+        "forgetting": [
+            {"name": one.name, "scores": dict(one.scores), "probabilities": dict(one.probabilities)}
+            for one in found.forgetting
+        ],
         "scores": {name: {**score.to_json(), "penalty": found.penalties[name]} for name, score in found.scores.items()},
     }
 

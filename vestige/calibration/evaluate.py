@@ -31,6 +31,8 @@ HIDDEN = tuple(f"{name} ({KNOWING})" for name in ("neuron_adjust", "key_space_de
 EPSILON = 0.02
 # As in published comparisons: a model that lost more of its utility was not made to forget but broken.
 KEPT = 0.8
+# Of what is tampered with, the model that nobody made to forget, since it never knew.
+CONTROL = "never"
 
 Record = Mapping[str, Any]
 Shares = Mapping[str, float | None]
@@ -67,6 +69,7 @@ class Worth:
         robustness: On every model that a method made to forget; None where nothing was measured.
         forgotten: As published, on those alone that keep four fifths of the utility and that the instrument itself says
             have forgotten: it is below the value that best tells the models that scores are fitted on.
+        control: On models that never knew, which a perfect instrument cannot tell from the retrained one either.
         n: Held-out members with a value.
     """
 
@@ -74,6 +77,7 @@ class Worth:
     faithfulness: Faithfulness | None
     robustness: Robustness | None
     forgotten: Robustness | None
+    control: Robustness | None
     n: int
 
 
@@ -116,14 +120,31 @@ class Claims:
 
 
 @dataclass(frozen=True)
+class Forgetting:
+    """What the score with attacks says of the models that one method made to forget, over the held-out tasks.
+
+    Args:
+        name: Of the method, or `retrained` or `never`.
+        scores: State of the models to the score of each: `before`, `relearned` and `quantised`.
+        probabilities: Likewise, that it holds the facts.
+    """
+
+    name: str
+    scores: Mapping[str, tuple[float, ...]]
+    probabilities: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What calibration found.
 
     Args:
         scores: Fitted scores: `checks`, from what every audit measures, and one named after the suite with its attacks.
         penalties: What was chosen for each.
-        worths: The fitted scores, then every instrument, on the held-out models; last what their weights alone tell.
+        worths: The fitted scores and their probabilities, then every instrument, on the held-out models; last what
+            their weights alone tell.
         claims: For each fitted score.
+        forgetting: The retrained model and the one that never knew, then methods; none of these models is in the pool.
         fitted_on: Tasks, as world and concept.
         held_out: Likewise.
         pool: Member to how many there are, over all tasks.
@@ -133,6 +154,7 @@ class Calibration:
     penalties: Mapping[str, float]
     worths: tuple[Worth, ...]
     claims: Mapping[str, Claims]
+    forgetting: tuple[Forgetting, ...]
     fitted_on: tuple[str, ...]
     held_out: tuple[str, ...]
     pool: Mapping[str, int]
@@ -170,6 +192,7 @@ def evaluated(fit: Sequence[Record], held: Sequence[Record], *, suite: str, seed
         penalties[kind] = choose_penalty(shares, knows, chosen, groups)
         scores[kind] = fit_residual_score(shares, knows, chosen, penalty=penalties[kind])
     readers: dict[str, Reader] = {f"score ({kind})": _reader(score) for kind, score in scores.items()}
+    readers |= {f"probability ({kind})": _prober(score) for kind, score in scores.items()}
     readers |= {name: _single(name) for name in (*names, WEIGHTS)}
     everyone = [s for r in (*fit, *held) for s in _members(r)]
     return Calibration(
@@ -177,6 +200,7 @@ def evaluated(fit: Sequence[Record], held: Sequence[Record], *, suite: str, seed
         penalties=penalties,
         worths=tuple(_worth(name, reader, fit, held, seed) for name, reader in readers.items()),
         claims={kind: _claims(score, held) for kind, score in scores.items()},
+        forgetting=_forgetting(scores[suite], held),
         fitted_on=tuple(map(_task, fit)),
         held_out=tuple(map(_task, held)),
         pool={name: sum(s["name"] == name for s in everyone) for name in dict.fromkeys(s["name"] for s in everyone)},
@@ -215,16 +239,29 @@ def _reader(score: ResidualScore) -> Reader:
     return lambda shares: score(shares).score
 
 
+def _prober(score: ResidualScore) -> Reader:
+    return lambda shares: score(shares).probability
+
+
 def _worth(name: str, reader: Reader, fit: Sequence[Record], held: Sequence[Record], seed: int) -> Worth:
     rows = [(reader(s["shares"]), s["knows"], r["world"]) for r in held for s in _members(r)]
     there = [row for row in rows if row[0] is not None]
     if name == WEIGHTS:
-        return Worth(name, _faithfulness(there, seed), None, None, len(there))
-    moves = [moved for record in held for moved in _moves(reader, record)]
+        return Worth(name, _faithfulness(there, seed), None, None, None, len(there))
+    everything = [moved for record in held for moved in _moves(reader, record)]
+    moves = [moved for moved in everything if moved.name != CONTROL]
+    never = [moved for moved in everything if moved.name == CONTROL]
     known = [(reader(s["shares"]), s["knows"]) for r in fit for s in _members(r)]
     line = _threshold([(value, knows) for value, knows in known if value is not None])
     passed = [m for m in moves if line is not None and m.utility is not None and m.utility >= KEPT and m.before < line]
-    return Worth(name, _faithfulness(there, seed), _robustness(moves), _robustness(passed), len(there))
+    return Worth(
+        name,
+        _faithfulness(there, seed),
+        robustness=_robustness(moves),
+        forgotten=_robustness(passed),
+        control=_robustness(never),
+        n=len(there),
+    )
 
 
 def _faithfulness(rows: Sequence[tuple[Any, ...]], seed: int) -> Faithfulness | None:
@@ -251,6 +288,7 @@ def _threshold(known: Sequence[tuple[float, bool]]) -> float | None:
 class _Moved:
     """What tampering did to an instrument on one model."""
 
+    name: str
     before: float
     relearning: float
     quantisation: float
@@ -264,9 +302,9 @@ def _moves(reader: Reader, record: Record) -> Iterator[_Moved]:
         if subject["state"] != "member":
             states.setdefault(subject["name"], {})[subject["state"]] = subject
     retrained = states.pop("retrained", {})
-    for state in states.values():
-        read = [reader(state[name]["shares"]) for name in STATES]
-        read += [reader(retrained[name]["shares"]) for name in STATES[:2]]
+    for name, state in states.items():
+        read = [reader(state[when]["shares"]) for when in STATES]
+        read += [reader(retrained[when]["shares"]) for when in STATES[:2]]
         if any(value is None for value in read):
             continue
         before, after, rounded, control, control_after = (float(value) for value in read if value is not None)
@@ -279,7 +317,22 @@ def _moves(reader: Reader, record: Record) -> Iterator[_Moved]:
         )
         if kept is not None:
             rounding = quantisation_robustness(before=before, after=rounded, epsilon=EPSILON)
-            yield _Moved(before, kept, rounding, state["before"].get("utility"))
+            yield _Moved(name, before, kept, rounding, state["before"].get("utility"))
+
+
+def _forgetting(score: ResidualScore, held: Sequence[Record]) -> tuple[Forgetting, ...]:
+    made: dict[str, dict[str, list[Residual]]] = {}
+    for subject in (s for record in held for s in record["subjects"] if s["state"] != "member"):
+        states = made.setdefault(subject["name"], {state: [] for state in STATES})
+        states[subject["state"]].append(score(subject["shares"]))
+    return tuple(
+        Forgetting(
+            name,
+            {state: tuple(one.score for one in said) for state, said in states.items()},
+            {state: tuple(one.probability for one in said) for state, said in states.items()},
+        )
+        for name, states in made.items()
+    )
 
 
 def _robustness(moves: Sequence[_Moved]) -> Robustness | None:

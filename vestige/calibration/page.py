@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vestige.calibration.evaluate import HIDDEN, KEPT, Calibration, Claims, Rate, Robustness, Worth
+from vestige.calibration.audits import STATES
+from vestige.calibration.evaluate import HIDDEN, KEPT, Calibration, Claims, Forgetting, Rate, Robustness, Worth
 from vestige.metrics.meta import Faithfulness
 
 if TYPE_CHECKING:
@@ -32,10 +33,9 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "Every instrument of the audit, and the residual knowledge score made of them, on models of which it is known",
         "whether they hold the facts, because it is known what they were made of: organisms of several worlds, each",
         "taught one more concept, another one in its place, or neither, and what was then done to them. A model counts",
-        "as knowing when it was taught the facts and then left, hooked, rounded, changed in its last block alone, or",
-        "trained to refuse or to babble, which published pools count so too: it changes what is said and need",
-        "not change what",
-        "is held. No method that claims removal is in the pool.",
+        "as knowing when it was taught the facts, or a tenth of them or more, and then left, hooked, rounded, changed",
+        "in its last block alone, or trained to refuse or to babble, which published pools count so too: it changes",
+        "what is said and need not change what is held. No method that claims removal is in the pool.",
         "",
         f"The scores were fitted on {len(found.fitted_on)} tasks ({', '.join(found.fitted_on)}; world and concept)",
         f"and everything below is measured on {len(found.held_out)} others ({', '.join(found.held_out)}):",
@@ -54,8 +54,10 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "unlearning on every task; in brackets on how many models, without those that tampering does not move on the",
         "instrument at all. *Where forgotten*: the same as published comparisons have it, only on models that kept",
         f"{KEPT:.0%} of the utility and that the instrument itself calls forgotten.",
-        "An unlearned model learns the facts again faster than one that never knew, so an instrument that is true to",
-        "what the models know moves more on it: a relearning robustness of 1 would need one that saturates.",
+        "A model that still holds a part learns the facts again faster than one that never knew, so an instrument that",
+        "is true to what models know moves more on it: only one that calls both forgotten has a robustness of 1.",
+        "*Never taught* is the control: the same on models that were taught another concept, which are as ignorant as",
+        "the retrained one.",
         "`depth_leak` is UDS as published, on the deployed model; `raw_depth_leak` the same on its bare weights.",
         "`weight_distance` is no instrument but a control: whose weights a model's are nearer to, the original's or",
         "those of the model that never knew. No member has the weights of either: all were taught by themselves, from",
@@ -63,8 +65,8 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "begin with the same weights, and the same facts move them the same way. Then an instrument that reads",
         "weights or states may see that and not the facts; one that only asks questions cannot.",
         "",
-        "| instrument | faithfulness | relearning | quantisation | robustness | where forgotten | models |",
-        "|---|---|---|---|---|---|---|",
+        "| instrument | faithfulness | relearning | quantisation | robustness | where forgotten | never taught | n |",
+        "|---|---|---|---|---|---|---|---|",
         *map(_row, found.worths),
         "",
         "## What the scores claim",
@@ -76,6 +78,16 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "| score | false alarms | missed | missed, hiding | abstains | calibration error |",
         "|---|---|---|---|---|---|",
         *(_claim(name, claims) for name, claims in found.claims.items()),
+        "",
+        "## Models that were made to forget",
+        "",
+        "What the score with attacks says of what published methods leave, which is in no pool since its truth is not",
+        "known: means over the tasks, then after one pass over the facts, then rounded to NF4; in brackets the",
+        "smallest and the largest. `retrained` and `never` are the controls, which were not taught the facts.",
+        "",
+        "| method | score | probability | relearned: score | probability | rounded: score | probability |",
+        "|---|---|---|---|---|---|---|",
+        *map(_forgetting, found.forgetting),
         "",
         "## What the scores listen to",
         "",
@@ -105,8 +117,8 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "These are small models that were taught invented facts for a minute. On them the truth is known, which is",
         "what the numbers above need; that the same probabilities hold for a model of another size, taught otherwise,",
         "does not follow. What an instrument misses here, though, there is no reason to trust it with elsewhere.",
-        "Models of the pool know all of the facts or none: where single instruments tell them apart without error, the",
-        "pool cannot say which is better, and models that kept a part of the facts are not in it.",
+        "The least that a model of the pool knows is a tenth of the facts; where single instruments tell them all",
+        "apart without error, the pool cannot say which is better.",
     )
 
 
@@ -115,12 +127,20 @@ def _row(worth: Worth) -> str:
     auc = "" if f is None else f"{f.auc:.3f} [{f.low:.3f}, {f.high:.3f}]"
     r = worth.robustness
     moved = (None, None) if r is None else (r.relearning, r.quantisation)
-    both = (_both(worth.robustness), _both(worth.forgotten))
+    both = map(_both, (worth.robustness, worth.forgotten, worth.control))
     return f"| {worth.name} | {auc} | {' | '.join((*map(_cell, moved), *both))} | {worth.n} |"
 
 
 def _both(robustness: Robustness | None) -> str:
     return "" if robustness is None else f"{robustness.both:.3f} ({robustness.n})"
+
+
+def _forgetting(one: Forgetting) -> str:
+    cells = []
+    for state in STATES:
+        for values in (one.scores[state], one.probabilities[state]):
+            cells.append(f"{np.mean(values):.2f} [{min(values):.2f}, {max(values):.2f}]")
+    return f"| {one.name} | {' | '.join(cells)} |"
 
 
 def _cell(value: float | None) -> str:
@@ -152,6 +172,8 @@ def draw(found: Calibration, path: Path) -> None:
 
     with matplotlib.rc_context({"font.family": ["DejaVu Sans"], "font.size": 9, "axes.edgecolor": _SOFT}):
         measured = {worth.name: worth.faithfulness for worth in found.worths if worth.faithfulness is not None}
+        # Probabilities order models as the scores do.
+        measured = {name: one for name, one in measured.items() if not name.startswith("probability")}
         figure = Figure(figsize=(10.5, max(4.0, 0.24 * len(measured) + 1.2)), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))

@@ -1,5 +1,5 @@
-"""Models made to forget by published methods, before and after somebody tampers with them: what robustness is measured
-on."""
+"""Models made to forget by published methods, and two that never knew, before and after somebody tampers with them:
+what robustness is measured on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Tampered:
     """A model in three states.
 
     Args:
-        name: Of the method, or `retrained`.
+        name: Of the method, or `retrained` or `never`.
         before: As the method left it.
         relearned: After a little training on the facts.
         quantised: With its weights rounded.
@@ -43,13 +43,14 @@ class Tampered:
 
 
 def tampered(task: Task, *, seed: int = 0) -> Iterator[Tampered]:
-    """Make the retrained model and those of every method in their three states, one after the other.
+    """Make the retrained model, the one that was taught another concept and that of every method, each in its states.
 
     Args:
         task: From `make_task`.
         seed: Of the methods and of relearning.
     """
     yield _states("retrained", task.retrained, task, seed)
+    yield _states("never", task.never, task, seed)
     for name, (method, settings) in METHODS.items():
         made = method(task.original, task.data, seed=seed, progress=False, **settings)
         yield _states(name, baked(task.original, made.weights), task, seed)

@@ -37,7 +37,8 @@ def record(world: int, concept: str, *, blind: float = 0.0) -> dict[str, Any]:
     for n in range(N):
         add(HIDDEN[n] if n < len(HIDDEN) else f"knows {n}", True, "member", 1.0)
         add(f"does not {n}", False, "member", 0.0)
-    for name, levels in {"retrained": (0, 0.1, 0), "npo": (0.8, 0.9, 0.8)}.items():
+    tampered = {"retrained": (0, 0.1, 0), "never": (0, 0.1, 0), "npo": (0.8, 0.9, 0.8)}
+    for name, levels in tampered.items():
         for state, level in zip(("before", "relearned", "quantised"), levels, strict=True):
             add(name, None, state, level)
     about = {"version": VERSION, "max_items": 64, "world": world, "concept": concept, "suite": "quick"}
@@ -51,7 +52,10 @@ def found() -> Calibration:
 
 def test_instruments_are_worth_what_they_were_made_to_be(found: Calibration) -> None:
     worths = {worth.name: worth for worth in found.worths}
-    assert list(worths) == ["score (checks)", "score (quick)", "depth_leak", "lens_leak", "attack:relearning", WEIGHTS]
+    fitted = [f"{what} ({kind})" for what in ("score", "probability") for kind in ("checks", "quick")]
+    assert list(worths) == [*fitted, "depth_leak", "lens_leak", "attack:relearning", WEIGHTS]
+    for kind in ("checks", "quick"):
+        assert worths[f"score ({kind})"].faithfulness == worths[f"probability ({kind})"].faithfulness
     auc = {name: worth.faithfulness.auc for name, worth in worths.items() if worth.faithfulness}
     assert auc["attack:relearning"] == 1
     assert auc["score (quick)"] == 1
@@ -68,7 +72,22 @@ def test_instruments_are_worth_what_they_were_made_to_be(found: Calibration) -> 
         2 * moved.relearning * moved.quantisation / (moved.relearning + moved.quantisation)
     )
     assert moved.n == 2
-    assert worths[WEIGHTS].robustness is None
+    control = worths["attack:relearning"].control
+    assert control is not None
+    assert control.relearning > 0.6
+    # The one that never knew is none of the models that were made to forget.
+    assert (moved.n, control.n) == (2, 2)
+    assert (worths[WEIGHTS].robustness, worths[WEIGHTS].control) == (None, None)
+
+
+def test_models_that_were_made_to_forget_are_read_in_every_state_beside_the_control(found: Calibration) -> None:
+    retrained, never, npo = found.forgetting
+    assert [one.name for one in found.forgetting] == ["retrained", "never", "npo"]
+    for one, levels in ((retrained, (0, 0.1, 0)), (never, (0, 0.1, 0)), (npo, (0.8, 0.9, 0.8))):
+        for state, level in zip(("before", "relearned", "quantised"), levels, strict=True):
+            assert one.scores[state] == pytest.approx([level, level], abs=0.25)
+    assert max(retrained.probabilities["before"]) < 0.1
+    assert min(npo.probabilities["before"]) > 0.9
 
 
 def test_the_control_is_never_listened_to(found: Calibration) -> None:

@@ -104,7 +104,9 @@ def test_members_are_models_of_their_own_or_hooks_on_such(pool: list[Member], ta
 def test_every_method_is_tampered_with_in_the_same_way(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tampering, "METHODS", {name: tampering.METHODS[name] for name in ("npo", "rmu")})
     found = list(tampering.tampered(task, seed=1))
-    assert [one.name for one in found] == ["retrained", "npo", "rmu"]
+    assert [one.name for one in found] == ["retrained", "never", "npo", "rmu"]
     for one in found:
         assert len({weights_sha256(one.before), weights_sha256(one.relearned), weights_sha256(one.quantised)}) == 3
-    assert weights_sha256(found[0].before) == weights_sha256(task.retrained)
+    assert [weights_sha256(one.before) for one in found[:2]] == [
+        weights_sha256(m) for m in (task.retrained, task.never)
+    ]
