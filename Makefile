@@ -60,6 +60,8 @@ demo: $(STAMP)
 	@$(BIN)/vestige demo --out demo-report --overwrite
 	@echo "The report: $(CURDIR)/demo-report/report.html"
 
+# Some hundred processes are started: all but the first read what it compiled.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP) browser
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
