@@ -53,16 +53,16 @@ class ResidualScore:
         instruments: Names of the shares.
         weights: One per instrument, none below 0.
         bias: Log-odds of a model on which every share is 0.
-        means: Mean share over the pool, which stands in for one that is missing.
     """
 
     instruments: tuple[str, ...]
     weights: tuple[float, ...]
     bias: float
-    means: tuple[float, ...]
 
     def __call__(self, shares: Mapping[str, float | None]) -> Residual:
         """Return what the score says of a model with these shares.
+
+        An instrument that could not be used is taken to agree with the others: its share is the score.
 
         Raises:
             VestigeError: No instrument of the score has a share.
@@ -75,13 +75,12 @@ class ResidualScore:
         weights = dict(zip(self.instruments, self.weights, strict=True))
         parts = {name: weights[name] * min(1.0, max(0.0, share)) for name, share in given.items()}
         missing = tuple(name for name in self.instruments if name not in given)
-        filled = zip(self.instruments, self.means, strict=True)
-        unknown = sum(weights[name] * mean for name, mean in filled if name in missing)
-        probability = float(1 / (1 + np.exp(-(self.bias + sum(parts.values()) + unknown))))
         listened = sum(weights[name] for name in given)
+        score = sum(parts.values()) / listened if listened else 0.0
+        probability = float(1 / (1 + np.exp(-(self.bias + score * sum(self.weights)))))
         loudest = max(parts, key=parts.__getitem__)
         return Residual(
-            score=sum(parts.values()) / listened if listened else 0.0,
+            score=score,
             probability=probability,
             abstains=UNSURE[0] < probability < UNSURE[1] or listened < sum(self.weights) / 2,
             loudest=loudest if parts[loudest] > 0 else None,
@@ -94,7 +93,6 @@ class ResidualScore:
             "instruments": list(self.instruments),
             "weights": list(self.weights),
             "bias": self.bias,
-            "means": list(self.means),
         }
 
     @classmethod
@@ -105,8 +103,7 @@ class ResidualScore:
             VestigeError: A field is missing or has another form.
         """
         try:
-            lists = [tuple(float(x) for x in data[name]) for name in ("weights", "means")]
-            return cls(tuple(map(str, data["instruments"])), lists[0], float(data["bias"]), lists[1])
+            return cls(tuple(map(str, data["instruments"])), tuple(map(float, data["weights"])), float(data["bias"]))
         except (KeyError, TypeError, ValueError) as error:
             raise VestigeError(f"not a residual score: {error}") from error
 
@@ -155,7 +152,8 @@ def fit_residual_score(
     never means less knowledge.
 
     Args:
-        shares: One row per model; NaN where an instrument could not be used, which the mean replaces.
+        shares: One row per model; NaN where an instrument could not be used, which the model's mean share
+            replaces.
         knows: Whether each model holds the facts. The two kinds weigh the same, however many there are of each.
         instruments: Names of the columns.
         penalty: Half the squared length of the weights costs this much log-likelihood, in models.
@@ -172,9 +170,9 @@ def fit_residual_score(
     if knows.all() or not knows.any():
         raise VestigeError("a residual score is fitted on models that know and models that do not")
     inside, measured = np.clip(shares, 0, 1), ~np.isnan(shares)
+    own = np.where(measured, inside, 0.0).sum(1) / np.maximum(1, measured.sum(1))
     # An instrument that was never measured is 0 everywhere, and gets no weight.
-    means = np.where(measured, inside, 0.0).sum(0) / np.maximum(1, measured.sum(0))
-    rows = np.where(measured, inside, means)
+    rows = np.where(measured, inside, np.where(measured.any(0), own[:, None], 0.0))
     signs = np.where(knows, 1.0, -1.0)
     each = np.where(knows, 0.5 / knows.mean(), 0.5 / (~knows).mean())
 
@@ -188,4 +186,4 @@ def fit_residual_score(
     start = np.zeros(len(instruments) + 1)
     bounds = [(0.0, None)] * len(instruments) + [(None, None)]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
-    return ResidualScore(tuple(instruments), tuple(found.x[:-1].tolist()), float(found.x[-1]), tuple(means.tolist()))
+    return ResidualScore(tuple(instruments), tuple(found.x[:-1].tolist()), float(found.x[-1]))

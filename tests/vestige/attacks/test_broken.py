@@ -37,6 +37,6 @@ def test_a_model_of_nan_gives_a_reason_and_no_numbers() -> None:
 
 
 def test_a_share_that_is_no_number_counts_as_missing() -> None:
-    found = ResidualScore(("a", "b"), (1.0, 1.0), 0.0, (0.5, 0.5))({"a": math.nan, "b": 1.0})
+    found = ResidualScore(("a", "b"), (1.0, 1.0), 0.0)({"a": math.nan, "b": 1.0})
     assert found.missing == ("a",)
     assert found.score == 1

@@ -53,24 +53,28 @@ def test_shares_outside_the_scale_count_as_its_ends() -> None:
     assert inside.probability == outside.probability
 
 
-def test_a_missing_share_is_replaced_by_its_mean_and_the_loudest_is_named() -> None:
-    score = ResidualScore(("depth", "probe"), (4.0, 2.0), -3.0, (0.5, 0.5))
-    found = score({"depth": 0.9, "probe": None})
-    assert found.probability == pytest.approx(1 / (1 + np.exp(3 - 3.6 - 1)))
+def test_a_missing_share_is_taken_to_agree_and_the_loudest_is_named() -> None:
+    score = ResidualScore(("depth", "probe"), (4.0, 2.0), -3.0)
+    found = score({"depth": 0.8, "probe": None})
+    assert found.probability == score({"depth": 0.8, "probe": 0.8}).probability
+    assert found.probability == pytest.approx(1 / (1 + np.exp(3 - 0.8 * 6)))
+    assert found.score == pytest.approx(0.8)
     assert found.loudest == "depth"
     assert found.abstains
+    # What little the others hear is not made more of by what is not there.
+    assert score({"depth": 0.0}).probability == score({"depth": 0.0, "probe": 0.0}).probability < 0.05
     assert not score({"depth": 1.0, "probe": 1.0}).abstains
     with pytest.raises(VestigeError, match="at least one of depth, probe"):
         score({"depth": None})
 
 
 def test_the_score_is_the_mean_share_by_weight() -> None:
-    score = ResidualScore(("depth", "probe", "deaf"), (3.0, 1.0, 0.0), -2.0, (0.5, 0.5, 0.5))
+    score = ResidualScore(("depth", "probe", "deaf"), (3.0, 1.0, 0.0), -2.0)
     found = score({"depth": 0.8, "probe": 0.4, "deaf": 1.0})
     assert found.score == pytest.approx((3 * 0.8 + 0.4) / 4)
     assert found.missing == ()
     # The sure half is enough for a claim, the other is not, however sure it looks.
-    sure = ResidualScore(("depth", "probe"), (30.0, 20.0), -10.0, (0.5, 0.5))
+    sure = ResidualScore(("depth", "probe"), (30.0, 20.0), -10.0)
     assert not sure({"depth": 1.0}).abstains
     assert sure({"probe": 1.0}).probability > 0.9
     assert sure({"probe": 1.0}).abstains
@@ -93,8 +97,8 @@ def test_missing_shares_in_the_pool_are_allowed() -> None:
     assert score.weights[0] > 0
     shares[:, 1] = np.nan
     unheard = fit_residual_score(shares, knows, NAMES)
-    assert (unheard.weights[1], unheard.means[1]) == (0, 0)
-    assert np.isfinite([*score.weights, score.bias, *score.means]).all()
+    assert unheard.weights[1] == 0
+    assert np.isfinite([*score.weights, score.bias]).all()
 
 
 def test_the_kinds_weigh_the_same_however_many_there_are() -> None:
