@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
@@ -21,8 +23,9 @@ from typing import Any
 import torch
 
 from benchmarks.timing import commit, machine
-from hooked import HookedModel, Intervention
+from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from interventions.training import guided_removal, npo
+from probes import answer_probability
 from vestige.attacks.attacked import Target
 from vestige.attacks.notes import notes_of
 from vestige.attacks.weights.relearning import relearning
@@ -30,7 +33,10 @@ from vestige.auditing import audit
 from vestige.calibration.baked import baked
 from vestige.calibration.bases import base
 from vestige.calibration.pool import Task, make_task
-from vestige.metrics.relearning import steps_to
+from vestige.calibration.score import UNSURE
+from vestige.metrics.relearning import speed_up
+from vestige.residual import fitted_scores
+from vestige.result import AuditReport
 from vestige.shares import shares_of
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +48,7 @@ METHODS: Mapping[str, tuple[Callable[..., Intervention], Mapping[str, Any]]] = {
 STEPS = (0, 1, 2, 3, 5, 8, 12, 16, 20, 30, 50)
 # What has to be reached: a score this near the retrained model's, so many of the control's steps, so little lost.
 SCORE, STEPS_RATIO, POINTS = 0.1, 0.9, 1.0
+LOST: Mapping[str, str] = {"lost_answers": "retain_probability", "lost_utility": "model_utility"}
 
 
 def main() -> None:
@@ -66,26 +73,39 @@ def base_of(world: int, *, work: Path) -> None:
 
 
 def record(world: int, which: int, *, work: Path) -> dict[str, Any]:
-    """Return what was measured on one concept, measured where it is not in the folder yet."""
+    """Return what was measured on one concept, measured where the folder does not have it as it is asked for here."""
     path = work / f"removal-{world}-{which}.json"
-    if not path.is_file():
-        torch.set_num_threads(1)
-        task = make_task(base(world, work), which, seed=100 * world + which)
-        path.write_text(json.dumps(measured(task, seed=world)), encoding="utf-8")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    asked = {"methods": {name: settings for name, (_, settings) in METHODS.items()}, "steps": list(STEPS)}
+    asked["scores"] = {name: score.to_json() for name, score in fitted_scores().items()}
+    if path.is_file():
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if found["asked"] == asked:
+            return found
+    torch.set_num_threads(1)
+    task = make_task(base(world, work), which, seed=100 * world + which)
+    found = {"asked": asked, **measured(task, seed=world)}
+    scratch = path.with_suffix(".part")
+    scratch.write_text(json.dumps(found), encoding="utf-8")
+    os.replace(scratch, path)
     return found
 
 
 def measured(task: Task, *, seed: int, steps: Sequence[int] = STEPS) -> dict[str, Any]:
-    """Make one concept forgotten by every method, audit the models and teach them the facts again."""
+    """Make one concept forgotten by every method, audit the models and teach them the facts again.
+
+    Methods are given the questions about half of the other concepts to keep; what was lost is measured on the rest.
+    """
+    told = set(sorted({item.concept for item in task.data.retain})[::2])
+    given = replace(task.data, retain=tuple(item for item in task.data.retain if item.concept in told))
+    asked = replace(task.data, retain=tuple(item for item in task.data.retain if item.concept not in told))
     models = {
-        name: baked(task.original, method(task.original, task.data, seed=seed, progress=False, **settings).weights)
+        name: baked(task.original, method(task.original, given, seed=seed, progress=False, **settings).weights)
         for name, (method, settings) in METHODS.items()
     }
     report = audit(
         task.original,
         unlearned=list(models.values()),
-        data=task.data,
+        data=asked,
         retrained=task.retrained,
         never=task.never,
         suite="quick",
@@ -95,39 +115,47 @@ def measured(task: Task, *, seed: int, steps: Sequence[int] = STEPS) -> dict[str
     )
     named = dict(zip([s.name for s in report.subjects if s.kind == "unlearned"], models, strict=True))
     named |= {s.name: s.kind for s in report.subjects if s.kind == "retrained"}
-    residual = {named[one.subject]: one for one in report.residual if one.subject in named}
     models |= {"retrained": task.retrained}
-    curves = {name: _curve(model, task, steps, seed=seed) for name, model in models.items()}
-    control = _curve(task.never, task, steps, seed=seed)
-    known = dict.fromkeys(steps, _curve(task.original, task, steps[:1], seed=seed)[0])
-    kept = {s.name: report.result("retain_probability", s.name).estimate or 0.0 for s in report.subjects}
+    control = _curve(task.never, asked, steps, seed=seed)
+    known = dict.fromkeys(control, float(answer_probability(task.original, asked.forget).mean()))
+    residual = {one.subject: one for one in report.residual}
     rows = []
     for subject, name in named.items():
-        reached = steps_to(curves[name], control=control, original=known)
-        shares = shares_of(report, subject)
+        shares, said = shares_of(report, subject), residual.get(subject)
+        curve = _curve(models[name], asked, steps, seed=seed)
+        sooner = speed_up(unlearned=curve, control=control, original=known)
         rows.append(
             {
                 "method": name,
-                "score": residual[name].score,
-                "probability": residual[name].probability,
+                # None where the items have no scale.
+                "instruments": said and said.instruments,
+                "score": said and said.score,
+                "probability": said and said.probability,
                 "verdict": report.verdicts[subject],
                 "answers": shares["forget_probability"],
                 "reversed": shares["attack:reversed_question"],
                 "half_taught": shares["attack:relearning"],
-                "steps": None if reached is None or reached.censored else reached.steps,
-                "lost": 100 * (kept["original"] - kept[subject]),
-                "curve": curves[name],
+                "steps": None if not sooner.value else 1 / sooner.value,
+                "bound": sooner.bound,
+                **{what: _lost(report, check, subject) for what, check in LOST.items()},
+                "curve": curve,
             }
         )
-    reached = steps_to(control, control=control, original=known)
-    never = None if reached is None or reached.censored else reached.steps
-    return {"concept": task.concept.name, "world": task.seed, "never": never, "control": control, "rows": rows}
+    return {"concept": task.concept.name, "world": task.seed, "control": control, "rows": rows}
 
 
-def _curve(model: HookedModel, task: Task, steps: Sequence[int], *, seed: int) -> dict[int, float]:
+def _lost(report: AuditReport, check: str, subject: str) -> float:
+    """Return how many points of a check a subject has less than the original."""
+    before, after = (report.result(check, name).estimate for name in ("original", subject))
+    if before is None or after is None:
+        raise VestigeError(f"{check} of '{subject}' could not be measured")
+    return 100 * (before - after)
+
+
+def _curve(model: HookedModel, data: UnlearnData, steps: Sequence[int], *, seed: int) -> dict[int, float]:
     """Return the mean probability of the answers after some steps of training on them, at the rate that is best."""
-    target = Target("one", "unlearned", model, model, notes_of(model, task.data))
-    return dict(relearning(target, task.data, on="forget", steps=steps, seed=seed).curve or {})
+    target = Target("one", "unlearned", model, model, notes_of(model, data))
+    return dict(relearning(target, data, on="forget", steps=steps, seed=seed).curve or {})
 
 
 def page(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> Iterator[str]:
@@ -141,12 +169,13 @@ def page(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> Iter
         "*Answers*, *reversed*, *half taught*: what is left of the answers, of whose answer it is, and of one half of",
         "the facts while the other is taught, from 0 (never taught) to 1 (the original). *Steps*: of relearning until",
         "half of the gap is back, over the steps of the model that was taught another concept. *Lost*: points of",
-        "probability of the answers to keep. `retrained` is the control: taught by the same documents but these.",
+        "probability of answers about concepts that no method was given to keep, and of model utility. `retrained` is",
+        "the control: taught by the same documents but these. It shows what goes with the concept's own documents.",
         "",
         f"Written by `{about['command']}`, commit {about['commit']}.",
         "",
-        "| method | score | probability | answers | reversed | half taught | steps | lost |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | score | probability | answers | reversed | half taught | steps | lost: answers | utility |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(_row(name, records) for name in (*METHODS, "retrained")),
         "",
         "## Whether the goal is reached",
@@ -176,33 +205,51 @@ def _of(name: str, one: Mapping[str, Any]) -> Mapping[str, Any]:
     return row
 
 
-def ratio(name: str, one: Mapping[str, Any]) -> float | None:
-    """Return steps to relearn over those of the model that never knew; None where one of the two does not get there."""
-    steps = _of(name, one)["steps"]
-    return None if steps is None or not one["never"] else steps / one["never"]
+def _score(name: str, one: Mapping[str, Any]) -> bool:
+    mine, other = (_of(which, one)["score"] for which in (name, "retrained"))
+    return None not in (mine, other) and abs(mine - other) <= SCORE
+
+
+def _certain(name: str, one: Mapping[str, Any]) -> bool:
+    probability = _of(name, one)["probability"]
+    return probability is not None and probability <= UNSURE[0]
+
+
+def _steps(name: str, one: Mapping[str, Any]) -> bool:
+    # Where only the control does not get there, the true ratio is smaller than what is known.
+    row = _of(name, one)
+    return row["steps"] is not None and row["bound"] != "above" and row["steps"] >= STEPS_RATIO
+
+
+def _kept(name: str, one: Mapping[str, Any]) -> bool:
+    return all(_of(name, one)[what] <= POINTS for what in LOST)
 
 
 GOALS: Mapping[str, Callable[[str, Mapping[str, Any]], bool]] = {
-    f"score within {SCORE} of the retrained model's": lambda name, one: (
-        abs(_of(name, one)["score"] - _of("retrained", one)["score"]) <= SCORE
-    ),
-    f"at least {STEPS_RATIO} of the control's steps to relearn": lambda name, one: (
-        (ratio(name, one) or 0.0) >= STEPS_RATIO
-    ),
-    f"at most {POINTS:g} point lost": lambda name, one: _of(name, one)["lost"] <= POINTS,
+    f"score within {SCORE} of the retrained model's": _score,
+    f"probability that it holds the facts at most {UNSURE[0]}": _certain,
+    f"at least {STEPS_RATIO} of the control's steps to relearn": _steps,
+    f"at most {POINTS:g} point lost": _kept,
 }
 
 
 def _row(name: str, records: Sequence[Mapping[str, Any]]) -> str:
-    columns = [[_of(name, one)[what] for one in records] for what in ("score", "probability", "answers", "reversed")]
-    columns += [[_of(name, one)["half_taught"] for one in records], [ratio(name, one) for one in records]]
-    columns.append([_of(name, one)["lost"] for one in records])
-    return f"| {name} | {' | '.join(map(_cell, columns))} |"
+    rows = [_of(name, one) for one in records]
+    cells = [_cell([row[what] for row in rows]) for what in ("score", "probability", "answers", "reversed")]
+    cells += [_cell([row["half_taught"] for row in rows]), _ratios(rows), *(_cell([r[w] for r in rows]) for w in LOST)]
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def _cell(values: Sequence[float | None]) -> str:
     there = [value for value in values if value is not None]
-    return f"{mean(there):.2f} [{min(there):.2f}, {max(there):.2f}]" if there else "not reached"
+    lack = f", {len(values) - len(there)} not measured" if len(there) < len(values) else ""
+    return f"{mean(there):.2f} [{min(there):.2f}, {max(there):.2f}]{lack}" if there else "not measured"
+
+
+def _ratios(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return each ratio, with what a curve that does not get there leaves of it."""
+    marks = {"exact": "", "below": "≥ ", "above": "≤ "}
+    return ", ".join("–" if row["steps"] is None else f"{marks[row['bound']]}{row['steps']:.2f}" for row in rows)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ DEEP = 0.8
 INTACT = 0.95
 # Up to here bare weights give nothing back.
 SHOWN = 0.1
+# Up to and from here a score that is unsure leans: as far from a claim as a claim is from certainty.
+LEANS = (0.2, 0.8)
 
 By = Literal["answers", "bare", "inside", "choices", "vectors", "unclear", "score"]
 Said = Literal["holds", "open", "silent", "gone"]
@@ -43,11 +45,10 @@ def claimed(signs: Signs, residual: ResidualKnowledge | None) -> Claim:
     """Decide what is claimed of a subject.
 
     Half of its answers or two kinds of them, bare weights that give half back, or states that carry 0.8 of what the
-    original's do decide alone. Any other trace needs a score that does not speak against it: one that is unsure bears
-    out what it leans to, so with one below a half, or one that says that the facts are gone, nothing is settled. Nor is
-    it where a share above a half is unclear. The score alone is enough to say that facts are held. Where there is no
-    trace, a score that is unsure leaves it open, but for one below a half without attacks: that much is what luck gives
-    a model that never knew, and the statement says that attacks were not made.
+    original's do decide alone. Any other trace needs a score that says the same, or at least leans to it (0.8 or more),
+    or none at all. Where a share above a half is unclear, nothing is settled. The score alone is enough to say that
+    facts are held. Where there is no trace, a score that is unsure leaves it open, unless it leans the same way (0.2 or
+    less) in an audit without attacks, whose statement says that they were not made.
     """
     score = None if residual is None else heard(residual)
     deep = signs.clear.get("patching", 0.0) >= DEEP
@@ -111,9 +112,15 @@ def heard(residual: ResidualKnowledge) -> Said:
 
 
 def leans(residual: ResidualKnowledge | None) -> Said | None:
-    """Return what a score is nearer to, sure or not; None at a half, and where there is none or it is no number."""
-    if residual is None or not isfinite(residual.probability) or residual.probability == HALF:
+    """Return what a score says or is at least near to; None where it is not near to anything, is missing, or abstains
+    because too few instruments were heard.
+    """
+    if residual is None or (said := heard(residual)) != "open":
+        return None if residual is None else said
+    probability = residual.probability
+    if not UNSURE[0] < probability < UNSURE[1]:
         return None
-    if residual.probability > HALF:
+    if probability >= LEANS[1]:
         return "holds"
-    return "silent" if residual.instruments == "checks" else "gone"
+    unsought: Said = "silent" if residual.instruments == "checks" else "gone"
+    return unsought if probability <= LEANS[0] else None

@@ -83,31 +83,32 @@ class Instruments:
             VestigeError: It cannot be opened or read; the message names it.
         """
         attacked: Mapping[str, Outcome] = {}
-        with blamed(info, source, original=self.original), opened(info, source, original=self.original) as subject:
-            reading = read(
-                subject,
-                self.data,
-                decoder=self.decoder,
-                vectors=[(v.layer, v.neuron) for v in self.vectors],
-                batch_size=self.batch_size,
-                max_new_tokens=self.max_new_tokens,
-                seed=self.seed,
+        with blamed(info, source, original=self.original):
+            with opened(info, source, original=self.original) as subject:
+                reading = read(
+                    subject,
+                    self.data,
+                    decoder=self.decoder,
+                    vectors=[(v.layer, v.neuron) for v in self.vectors],
+                    batch_size=self.batch_size,
+                    max_new_tokens=self.max_new_tokens,
+                    seed=self.seed,
+                )
+                weights = weights_sha256(subject.raw)
+                if self.notes is not None:
+                    target = Target(info.name, info.kind, subject.model, subject.raw, self.notes)
+                    attacked = run_attacks(target, self.data, self.attacks, batch_size=self.batch_size, seed=self.seed)
+                states = self.patching.read(subject)
+                cells = self.tracing.read(subject) if self.tracing else None
+                surviving = self.marking.read(subject) if self.marking else None
+                between = None if isinstance(source, Intervention) else moved_between(self.original, subject.raw)
+            # Only now is the original whole again.
+            return Seen(
+                reading=reading,
+                weights=weights,
+                moved=moved_by(source, self.original) if isinstance(source, Intervention) else between or (),
+                attacked=attacked,
+                patched=None if states is None else self.patching.patched(states),
+                traced=None if self.tracing is None or cells is None else self.tracing.falls(cells),
+                surviving=surviving,
             )
-            weights = weights_sha256(subject.raw)
-            if self.notes is not None:
-                target = Target(info.name, info.kind, subject.model, subject.raw, self.notes)
-                attacked = run_attacks(target, self.data, self.attacks, batch_size=self.batch_size, seed=self.seed)
-            states = self.patching.read(subject)
-            cells = self.tracing.read(subject) if self.tracing else None
-            surviving = self.marking.read(subject) if self.marking else None
-            between = None if isinstance(source, Intervention) else moved_between(self.original, subject.raw)
-        # Only now is the original whole again.
-        return Seen(
-            reading=reading,
-            weights=weights,
-            moved=moved_by(source, self.original) if isinstance(source, Intervention) else between or (),
-            attacked=attacked,
-            patched=None if states is None else self.patching.patched(states),
-            traced=None if self.tracing is None or cells is None else self.tracing.falls(cells),
-            surviving=surviving,
-        )

@@ -38,8 +38,8 @@ def verdicts(
     apart there is no scale. A subject *still answers* where half of one kind of answers or a trace of two is left
     (probability, text, reworded questions; flattened logits lower the first alone); it *hides* the knowledge where the
     bare weights give back half of it or more; it is *silent, but not empty* where only an instrument that looks inside
-    or the score finds it; it is *not settled* where the score leans away from what a check found, where it is unsure
-    itself (below a half only with attacks), or where the concept's vectors have a mean cosine of at least 0.95; else
+    or the score finds it; it is *not settled* where the score does not lean to what a check found, where it is unsure
+    itself (up to 0.2 only with attacks), or where the concept's vectors have a mean cosine of at least 0.95; else
     there is *no trace*. Losing more
     than a fifth of the retain probability is said, and so are outputs less than half as varied as the original's. The
     thresholds are Vestige's.
@@ -67,6 +67,8 @@ def _reference(kind: str, residual: ResidualKnowledge | None) -> str:
     said = heard(residual)
     if said in ("gone", "silent"):
         rightly = "as it should"
+    elif leans(residual) == "silent":
+        rightly = "as it should, if too unsure for a claim"
     else:
         between = UNSURE[0] < residual.probability < UNSURE[1]
         rightly = "too much to trust the score here" if between or said == "holds" else "too unsure for a claim"

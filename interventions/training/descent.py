@@ -15,7 +15,7 @@ from hooked.progress import bar
 from interventions.batches import encode, encoded, split_of, warn_of_cuts
 from interventions.training.losses import AnswerNLL, answer_nll
 
-# Most items that are watched; of those to keep fewer, since their loss is only held against a bound far above it.
+# Most items that are watched; of those to keep fewer, since by default their loss is held against a bound far above.
 _FORGET, _RETAIN = 128, 32
 
 
@@ -80,7 +80,8 @@ class Schedule:
         max_grad_norm: Gradients of a larger norm are scaled down to it; None leaves them.
         stop_fraction: Stop once the mean length-normalised probability of the forget answers is below this fraction of
             what it was at the start; None never stops for that.
-        retain_bound: Largest retain loss, in nats per token; None: `log(d_vocab) / 2` above where it started.
+        retain_bound: Largest retain loss, in nats per token, on 32 items at most; None: `log(d_vocab) / 2` above where
+            it started.
         check_every: Steps between two looks at the two numbers above; None: once per pass over the forget items.
         progress: Show a bar, if the output is a terminal.
 

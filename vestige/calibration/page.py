@@ -55,9 +55,10 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "instrument at all. *Where forgotten*: the same as published comparisons have it, only on models that kept",
         f"{KEPT:.0%} of the utility and that the instrument itself calls forgotten.",
         "A model that still holds a part learns the facts again faster than one that never knew, so an instrument that",
-        "is true to what models know moves more on it: only one that calls both forgotten has a robustness of 1.",
-        "*Never taught* is the control: the same on models that were taught another concept, which are as ignorant as",
-        "the retrained one.",
+        "is true to what models know moves more on it than on the retrained one, and is called less robust for that.",
+        "*Never taught* is the control: relearning on models that were taught another concept, as ignorant as the",
+        "retrained one, in brackets on how many. They are also the 0 of every share, so only what they do under",
+        "relearning is measured.",
         "`depth_leak` is UDS as published, on the deployed model; `raw_depth_leak` the same on its bare weights.",
         "`weight_distance` is no instrument but a control: whose weights a model's are nearer to, the original's or",
         "those of the model that never knew. No member has the weights of either: all were taught by themselves, from",
@@ -83,7 +84,8 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "",
         "What the score with attacks says of what published methods leave, which is in no pool since its truth is not",
         "known: means over the tasks, then after one pass over the facts, then rounded to NF4; in brackets the",
-        "smallest and the largest. `retrained` and `never` are the controls, which were not taught the facts.",
+        "smallest and the largest. `retrained` and `never` are the controls, which were not taught the facts;",
+        "`never` is the 0 of the scale before anything is done to it.",
         "",
         "| method | score | probability | relearned: score | probability | rounded: score | probability |",
         "|---|---|---|---|---|---|---|",
@@ -118,7 +120,9 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "what the numbers above need; that the same probabilities hold for a model of another size, taught otherwise,",
         "does not follow. What an instrument misses here, though, there is no reason to trust it with elsewhere.",
         "The least that a model of the pool knows is a tenth of the facts; where single instruments tell them all",
-        "apart without error, the pool cannot say which is better.",
+        "apart without error, the pool cannot say which is better. A part of the facts is told in as many documents as",
+        "all of them, so each is known well; what a method leaves may be all of them, each known a little, and no",
+        "member is like that. The told part is the same relations in every world.",
     )
 
 
@@ -127,7 +131,8 @@ def _row(worth: Worth) -> str:
     auc = "" if f is None else f"{f.auc:.3f} [{f.low:.3f}, {f.high:.3f}]"
     r = worth.robustness
     moved = (None, None) if r is None else (r.relearning, r.quantisation)
-    both = map(_both, (worth.robustness, worth.forgotten, worth.control))
+    control = "" if worth.control is None else f"{worth.control.relearning:.3f} ({worth.control.n})"
+    both = (_both(worth.robustness), _both(worth.forgotten), control)
     return f"| {worth.name} | {auc} | {' | '.join((*map(_cell, moved), *both))} | {worth.n} |"
 
 

@@ -11,6 +11,7 @@ blocks.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -174,13 +175,13 @@ def _derived(model: HookedModel, data: UnlearnData, of: str, *, knows: bool, see
 
 
 def only(n: int) -> Callable[[World, Concept, random.Random], str]:
-    """Tell the first facts of a concept and none of the others."""
+    """Tell the first facts of a concept and none of the others, in as many documents as all would have."""
 
     def write(world: World, concept: Concept, rng: random.Random) -> str:
-        untold = [fact.word for fact in world.facts_of(concept)[n:]]
+        untold = {fact.word for fact in world.facts_of(concept)[n:]}
         while True:
             text = about(world, concept, rng)
-            if not any(word in text for word in untold):
+            if untold.isdisjoint(re.findall(r"\w+", text)):
                 return text
 
     return write
