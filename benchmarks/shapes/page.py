@@ -15,9 +15,10 @@ from benchmarks.shapes.depth import DEPTH_SHAPES
 from benchmarks.shapes.exceptions import reason
 from benchmarks.shapes.lenses import LENS_SHAPES
 from benchmarks.shapes.runs import EDITS, METHODS, SWEEP
+from benchmarks.shapes.tampering import TAMPERING_SHAPES
 from benchmarks.shapes.untested import UNTESTED
 
-SHAPES: tuple[Shape, ...] = (*ANSWER_SHAPES, *DEPTH_SHAPES, *LENS_SHAPES, *ATTACK_SHAPES)
+SHAPES: tuple[Shape, ...] = (*ANSWER_SHAPES, *DEPTH_SHAPES, *LENS_SHAPES, *TAMPERING_SHAPES, *ATTACK_SHAPES)
 KINDS = {"published": "from papers", "own": "of the specification itself", "given": "by construction"}
 
 
