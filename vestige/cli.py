@@ -329,11 +329,14 @@ def calibrate(
     json_: Json = False,
 ) -> None:
     """Build models whose knowledge is known, audit them, and say what each instrument is worth."""
+    from hooked.errors import VestigeError
     from vestige import calibrate as calibration
     from vestige.commands import calibrate as command
     from vestige.output import check_output, output_folder
 
     check_output(out, overwrite=overwrite, inputs=[work])
+    if out.resolve() == work.resolve():
+        raise VestigeError(f"--work and --out are both '{out}'; give each a folder of its own")
     worlds = command.seeds(fit, what="--fit"), command.seeds(held, what="--held")
     calibration.check_settings(*worlds, concepts=n_concepts, suite=suite, engine=engine, workers=workers, work=work)
     cost = calibration.minutes(fit=len(worlds[0]), held=len(worlds[1]), concepts=n_concepts)

@@ -22,8 +22,10 @@ def located(subjects: Sequence[SubjectInfo], falls: Mapping[str, CellFalls], *, 
     The anchor is the retrained model, else the never-taught one, as for the depth score; the control is the
     never-taught one where both are there.
 
+    Where one model stands for both, nothing but the original is told apart, and no cell of another subject is clear.
+
     Args:
-        subjects: The columns of the audit.
+        subjects: The columns of the audit, the original first.
         falls: Subject name to what `Tracing.falls` returned; without subjects of another shape.
         seed: Of the resampling.
     """
@@ -42,18 +44,20 @@ def located(subjects: Sequence[SubjectInfo], falls: Mapping[str, CellFalls], *, 
         if isinstance(found, str):
             maps.append(WhereMap(subject.name, note=found))
         else:
-            maps.append(_map(subject.name, found, anchor, control))
+            maps.append(_map(subject.name, found, anchor, control, is_original=subject is subjects[0]))
     return tuple(maps)
 
 
-def _map(name: str, found: Where, anchor: str, control: str) -> WhereMap:
+def _map(name: str, found: Where, anchor: str, control: str, *, is_original: bool) -> WhereMap:
     note = ""
     if name == anchor:
         note = "the scale itself, so 0 by construction"
     elif name == control:
         note = "the control: what two models that both lack the facts differ by, so nothing here is knowledge"
     elif anchor == control:
-        note = "no second model that never learnt the facts, so a foreign state passes for an empty one"
+        note = "no second model that never learnt the facts, so what any two models share cannot be told from knowledge"
+    # What the original's own states keep needs no comparison.
+    told = anchor != control or is_original
     return WhereMap(
         name,
         COMPONENTS,
@@ -61,7 +65,7 @@ def _map(name: str, found: Where, anchor: str, control: str) -> WhereMap:
         _grid(found.shares),
         _grid(found.low),
         _grid(found.high),
-        tuple(tuple(tuple(map(int, row)) for row in layers) for layers in found.clear),
+        tuple(tuple(tuple(int(told and cell) for cell in row) for row in layers) for layers in found.clear),
         _grid(found.falls),
         tuple(map(int, found.counts)),
         found.whole,

@@ -82,7 +82,7 @@ def _verdict(name: str, original: str, table: Table, residual: ResidualKnowledge
         said = [_no_scale(table, name, original)]
         if residual is not None and heard(residual) != "silent":
             sure = ", too unsure for a claim" if heard(residual) == "open" else ""
-            score = f"{together(residual)} give {probability(residual)} that it still holds the facts{sure}."
+            score = f"{together(residual)} give {probability(residual)} that it still holds some of the facts{sure}."
             said.append(_capital(score))
     else:
         claim = claimed(signs, residual)
@@ -125,12 +125,12 @@ def _holds(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> li
         return [said]
     chance, score = probability(residual), together(residual)
     if claim.by == "score":
-        return [f"Silent, but not empty: {_like(signs)}, yet {score} give {chance} that it still holds them."]
+        return [f"Silent, but not empty: {_like(signs)}, yet {score} give {chance} that it still holds some of them."]
     if claim.score == "holds":
-        return [said, f"{_capital(score)} give {chance} that it still holds the facts."]
+        return [said, f"{_capital(score)} give {chance} that it still holds some of the facts."]
     if claim.score == "open":
         if leans(residual) == "holds":
-            return [said, f"{_capital(score)} lean the same way ({chance} that it still holds the facts)."]
+            return [said, f"{_capital(score)} lean the same way ({chance} that it still holds some of the facts)."]
         return [said, f"That decides; {score} alone would be too unsure for a claim ({chance})."]
     return [said, f"That decides, whatever else was tried: {score} do not hear it."]
 
@@ -152,9 +152,9 @@ def _open(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> lis
     chance, score = probability(residual), together(residual)
     if claim.score == "open":
         also = "and" if traced or stored else "but"
-        return [f"{found}, {also} {score} are too unsure for a claim ({chance} that it still holds the facts)."]
+        return [f"{found}, {also} {score} are too unsure for a claim ({chance} that it still holds some of the facts)."]
     if claim.score == "gone":
-        return [f"{found}, but {score} give {chance} that it still holds the facts."]
+        return [f"{found}, but {score} give {chance} that it still holds some of the facts."]
     unheard = f"but {score} do not bear that out, and" if traced else "and"
     return [f"{found}, {unheard} what only attacks bring back was not looked for."]
 
@@ -169,7 +169,10 @@ def _no_trace(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) ->
     if claim.score == "silent":
         lack = [f"{len(residual.missing)} of the instruments could not be used."] if residual.missing else []
         return [f"{found}.", unsought, *lack]
-    return [f"{found}, and {together(residual)} give {probability(residual)} that it still holds them.", f"{proof}."]
+    return [
+        f"{found}, and {together(residual)} give {probability(residual)} that it still holds some of them.",
+        f"{proof}.",
+    ]
 
 
 _SENTENCES = {"holds": _holds, "open": _open, "no trace": _no_trace}

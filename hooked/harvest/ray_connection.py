@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,6 +87,8 @@ def connected(ray: Any, asked: RayOptions) -> Iterator[None]:
 
 def _connect(ray: Any, asked: RayOptions) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if asked.address not in (None, "auto") and (reason := _refusal(asked.address)):
+        raise VestigeError(f"no Ray cluster answers at '{asked.address}' ({reason})")
     try:
         ray.init(address=asked.address or "auto", **quiet)
     except ConnectionError as error:
@@ -99,6 +102,16 @@ def _connect(ray: Any, asked: RayOptions) -> None:
     found = ray.cluster_resources().get("GPU", 0)
     if found < asked.num_gpus:
         raise VestigeError(f"a worker needs {asked.num_gpus} GPUs, Ray finds {found:g} on this machine")
+
+
+def _refusal(address: str) -> str | None:
+    """Return why nobody can be reached at an address; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        return str(error)
+    return None
 
 
 @contextmanager

@@ -291,6 +291,7 @@ ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
         ("calibrate", "--work", "w", "--engine", "dask", "--out", "o"),
         "engine is one of local, ray",
     ),
+    "calibration into its work": (("calibrate", "--work", "o", "--out", "o"), "--work and --out are both 'o'"),
     "calibration in a file": (
         ("calibrate", "--work", "bad.jsonl", "--out", "o"),
         "'bad.jsonl' is a file; give a folder",

@@ -175,7 +175,7 @@ def test_the_score_is_part_of_the_statement() -> None:
     assert sure == (
         "Still answers: in how probable the answers are, 100% of what sets the original apart is left (above 20%). All "
         "checks and attacks together (score 0.25, heard most in “attack few shot”) give above 99% that it still holds "
-        "the facts."
+        "some of the facts."
     )
     gone = verdict(score=score(0.004))
     assert "and all checks and attacks together (score 0.25, heard most in “attack few shot”) give below 1%" in gone
@@ -185,7 +185,7 @@ def test_the_score_is_part_of_the_statement() -> None:
     assert "yet all checks and attacks together" in heard
     unsure = verdict(score=score(0.5), concept_vector_cosine=0.99)
     assert unsure.startswith("Not settled: by what it says, the lens and the probe")
-    assert unsure.endswith("are too unsure for a claim (50% that it still holds the facts).")
+    assert unsure.endswith("are too unsure for a claim (50% that it still holds some of the facts).")
     partly = verdict(score=score(0.004, missing=("probe_leak", "attack:reworded")))
     assert "few shot”, 2 of the instruments could not be used) give" in partly
     alone = verdict(score=score(0.004, attacked=False))
@@ -202,7 +202,7 @@ def test_a_weak_trace_needs_a_score_that_does_not_speak_against_it() -> None:
         assert open_still.startswith("Not settled: in how probable the answers are, 25% of what")
     leaning = verdict(**weak, score=score(0.8))
     assert leaning.startswith("Still answers: in how probable the answers are, 25% of what")
-    assert leaning.endswith("lean the same way (80% that it still holds the facts).")
+    assert leaning.endswith("lean the same way (80% that it still holds some of the facts).")
     assert verdict(**weak, score=score(0.02)).startswith("Not settled")
     doubted = verdict(lens_leak=0.6, score=score(0.02, attacked=False))
     assert doubted.startswith("Not settled: it does not answer, yet the lens still finds 50%")
@@ -364,7 +364,7 @@ def test_what_lies_below_the_control_is_not_hidden() -> None:
 def test_the_score_is_said_where_the_items_have_no_scale() -> None:
     said = verdict(forget_probability=float("nan"), score=score(0.999))
     assert said.startswith("No verdict")
-    assert "give above 99% that it still holds the facts" in said
+    assert "give above 99% that it still holds some of the facts" in said
     original = verdict(original={"forget_probability": float("nan")})
     assert original.startswith("No verdict: the original's forget probability could not be measured")
 

@@ -59,6 +59,7 @@ def render_html(report: AuditReport) -> str:
             orientation={
                 result.check: ORIENTATION.get(result.higher_is, result.higher_is) for result in report.results
             },
+            scored=bool(report.residual),
             provenance=flattened(report.provenance),
         )
     )

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -335,6 +336,22 @@ class _FakeRay:
         self.calls.append("shutdown")
 
 
+@pytest.fixture
+def everyone_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses of clusters that are not real are reached."""
+    # By name, since `hooked.harvest` is the function.
+    monkeypatch.setattr(import_module("hooked.harvest.ray_connection"), "_refusal", lambda address: None)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1:99999", "127.0.0.1", "127.0.0.1:port"])
+def test_an_address_where_nobody_listens_is_said_at_once(address: str) -> None:
+    ray = _FakeRay(address)
+    refused = pytest.raises(VestigeError, match=f"no Ray cluster answers at '{address}'")
+    with refused, connected(ray, RayOptions(address=address)):
+        pass
+    assert ray.calls in ([], ["shutdown"])
+
+
 @pytest.mark.parametrize(
     ("ray", "address", "calls"),
     [
@@ -345,6 +362,7 @@ class _FakeRay:
         (_FakeRay(None), None, ["init auto", "init local", "shutdown"]),
     ],
 )
+@pytest.mark.usefixtures("everyone_answers")
 def test_only_what_was_started_is_shut_down(ray: Any, address: str | None, calls: list[str]) -> None:
     before = dict(os.environ)
     with connected(ray, RayOptions(address=address)):
@@ -361,6 +379,7 @@ def test_only_what_was_started_is_shut_down(ray: Any, address: str | None, calls
         (_FakeRay(None), {"num_gpus": 1}, "a worker needs 1 GPUs, Ray finds 0 on this machine"),
     ],
 )
+@pytest.mark.usefixtures("everyone_answers")
 def test_a_cluster_that_is_not_there_is_named(ray: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(VestigeError, match=message), connected(ray, RayOptions(**options)):
         pass

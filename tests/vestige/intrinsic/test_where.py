@@ -236,5 +236,8 @@ def test_maps_of_an_audit(falls: dict[str, CellFalls]) -> None:
     assert not any(v for grid in maps["never"].clear for row in grid for v in row)
     assert "by construction" in maps["retain"].note
     assert "no second model" in located(subjects[:3], found)[0].note
+    # Alone, one model that never knew cannot say what it shares with another that never knew either.
+    alone = located((subjects[0], SubjectInfo("other", "unlearned"), subjects[2]), found | {"other": falls["other"]})
+    assert [bool(np.array(entry.clear).any()) for entry in alone] == [True, False, False]
     assert all("needs a model that never learnt" in entry.note for entry in located(subjects[:2], found))
     assert torch.tensor(maps["original"].shares).shape == falls["anchor"].shape[:-1]

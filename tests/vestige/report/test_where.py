@@ -76,8 +76,10 @@ def test_the_page_shows_them_as_text() -> None:
     assert 'href="#where"' in page
     assert "<b>npo" not in page
     assert page.count('scope="colgroup" colspan="4"') == 3 * len(SUBJECTS)
-    assert "cannot be told" not in page
-    assert "cannot be told" in render_html(replace(report(), where=(replace(made("original"), control="never"),)))
+    assert "so only cells of the original are coloured" in page
+    beside = render_html(replace(report(), where=(replace(made("original"), control="never"),)))
+    assert "numbers in brackets cannot be told from it" in beside
+    assert "so only cells of the original" not in beside
 
 
 def test_round_trip() -> None:
