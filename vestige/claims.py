@@ -45,14 +45,16 @@ def claimed(signs: Signs, residual: ResidualKnowledge | None) -> Claim:
     """Decide what is claimed of a subject.
 
     Half of its answers or two kinds of them, bare weights that give half back, or states that carry 0.8 of what the
-    original's do decide alone. Any other trace needs a score that says the same, or at least leans to it (0.8 or more),
-    or none at all. Where a share above a half is unclear, nothing is settled. The score alone is enough to say that
-    facts are held. Where there is no trace, a score that is unsure leaves it open, unless it leans the same way (0.2 or
-    less) in an audit without attacks, whose statement says that they were not made.
+    original's do decide alone. Any other trace needs a score that says the same, or at least leans to it (0.8 or more;
+    0.5 where what an instrument finds inside is a half or more), or none at all. Where a share above a half is unclear,
+    nothing is settled. The score alone is enough to say that facts are held. Where there is no trace, a score that is
+    unsure leaves it open, unless it leans the same way (0.2 or less) in an audit without attacks, whose statement says
+    that they were not made.
     """
     score = None if residual is None else heard(residual)
     deep = signs.clear.get("patching", 0.0) >= DEEP
-    backed = deep or score is None or leans(residual) == "holds"
+    half = max(signs.clear.values(), default=0.0) >= HALF
+    backed = deep or score is None or leans(residual, holds=HALF if half else LEANS[1]) == "holds"
     traced: list[tuple[By, bool]] = [
         ("answers", bool(signs.answers)),
         ("inside", bool(signs.clear)),
@@ -111,16 +113,20 @@ def heard(residual: ResidualKnowledge) -> Said:
     return "holds" if residual.probability >= UNSURE[1] else "gone"
 
 
-def leans(residual: ResidualKnowledge | None) -> Said | None:
+def leans(residual: ResidualKnowledge | None, *, holds: float = LEANS[1]) -> Said | None:
     """Return what a score says or is at least near to; None where it is not near to anything, is missing, or abstains
     because too few instruments were heard.
+
+    Args:
+        residual: Of a subject.
+        holds: Smallest probability that counts as near to holding the facts.
     """
     if residual is None or (said := heard(residual)) != "open":
         return None if residual is None else said
     probability = residual.probability
     if not UNSURE[0] < probability < UNSURE[1]:
         return None
-    if probability >= LEANS[1]:
+    if probability >= holds:
         return "holds"
     unsought: Said = "silent" if residual.instruments == "checks" else "gone"
     return unsought if probability <= LEANS[0] else None

@@ -131,6 +131,11 @@ def _holds(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> li
     if claim.score == "open":
         if leans(residual) == "holds":
             return [said, f"{_capital(score)} lean the same way ({chance} that it still holds some of the facts)."]
+        if leans(residual, holds=HALF) == "holds":
+            return [
+                said,
+                f"{_capital(score)} do not speak against it ({chance} that it still holds some of the facts).",
+            ]
         return [said, f"That decides; {score} alone would be too unsure for a claim ({chance})."]
     return [said, f"That decides, whatever else was tried: {score} do not hear it."]
 

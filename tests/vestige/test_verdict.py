@@ -222,6 +222,11 @@ def test_no_trace_where_a_score_without_attacks_is_unsure_leans_as_the_checks_do
     assert verdict(score=score(0.21, attacked=False)).startswith("Not settled")
     # Attacks look for more, so that a score with them is unsure has a reason that checks do not show.
     assert verdict(score=score(0.2)).startswith("Not settled")
+    # The more an instrument finds inside, the less the score has to say.
+    for probability, found, holds in ((0.5, 0.8, True), (0.49, 0.8, False), (0.5, 0.5, False), (0.8, 0.5, True)):
+        inside = verdict(lens_leak=found, score=score(probability, attacked=False))
+        assert inside.startswith("Silent, but not empty" if holds else "Not settled"), inside
+        assert ("do not speak against it (50% that" in inside) == (probability == 0.5 and holds)
     # A score that heard too little leans to nothing, however it looks.
     assert verdict(forget_probability=0.3, score=score(0.999, abstains=True)).startswith("Not settled")
 
@@ -318,7 +323,7 @@ def test_no_two_parts_of_a_statement_contradict_each_other(
         assert known.probability <= (0.2 if known.instruments == "checks" else 0.1)
         assert sure or known.instruments == "checks"
     if known.abstains and "That decides" not in said:
-        assert not holds or 0.8 <= known.probability < 0.9
+        assert not holds or 0.5 <= known.probability < 0.9
     if known.instruments == "checks":
         assert at != "removal"
         # A small probability is not printed where nobody looked for what only attacks bring back.
