@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from vestige.calibration.score import UNSURE
 from vestige.checks.generation import NOTHING_SAID
-from vestige.claims import DEEP, INTACT, Claim, claimed, heard, leans
+from vestige.claims import DEEP, INTACT, LEANS, Claim, claimed, heard, leans
 from vestige.report.explain import explain
 from vestige.report.residual import probability, together
 from vestige.report.text import listed
@@ -129,13 +129,9 @@ def _holds(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> li
     if claim.score == "holds":
         return [said, f"{_capital(score)} give {chance} that it still holds some of the facts."]
     if claim.score == "open":
-        if leans(residual) == "holds":
-            return [said, f"{_capital(score)} lean the same way ({chance} that it still holds some of the facts)."]
-        if leans(residual, holds=HALF) == "holds":
-            return [
-                said,
-                f"{_capital(score)} do not speak against it ({chance} that it still holds some of the facts).",
-            ]
+        for how, mark in (("lean the same way", LEANS[1]), ("do not speak against it", HALF)):
+            if leans(residual, holds=mark) == "holds":
+                return [said, f"{_capital(score)} {how} ({chance} that it still holds some of the facts)."]
         return [said, f"That decides; {score} alone would be too unsure for a claim ({chance})."]
     return [said, f"That decides, whatever else was tried: {score} do not hear it."]
 
