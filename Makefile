@@ -7,8 +7,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-# One more than two cores: a test that waits for its processes or for the disk leaves one idle.
-WORKERS ?= 3
+WORKERS ?= 2
 PYTEST_ARGS ?=
 BROWSER ?= auto
 
@@ -31,7 +30,7 @@ help:
 	@echo "Each target sets up .venv first when pyproject.toml or constraints.txt changed. Settings, given as NAME=VALUE:"
 	@echo "PYTHON       the interpreter to start from (python3, 3.11 or newer)"
 	@echo "PIP_FLAGS    more options for pip, e.g. an index with another build of torch"
-	@echo "WORKERS      test processes (3); PYTEST_ARGS adds options for pytest"
+	@echo "WORKERS      test processes (2); PYTEST_ARGS adds options for pytest"
 	@echo "BROWSER=no   do not install Chromium for the browser tests"
 
 setup: $(STAMP)
