@@ -90,29 +90,49 @@ def calibrate(
 
 
 def check_settings(
-    fit: Sequence[int], held: Sequence[int], *, concepts: int, suite: str, engine: str, workers: int, work: Path
+    fit: Sequence[int],
+    held: Sequence[int],
+    *,
+    concepts: int,
+    suite: str,
+    engine: str,
+    workers: int,
+    work: Path,
+    mark: str = "",
 ) -> None:
     """Refuse settings that `calibrate` would refuse, before anything is said of what they cost.
+
+    Args:
+        fit: As for `calibrate`, like all that follow.
+        held: Likewise.
+        concepts: Likewise.
+        suite: Likewise.
+        engine: Likewise.
+        workers: Likewise.
+        work: Likewise.
+        mark: Stands before the name of a setting in messages: `--` for options.
 
     Raises:
         VestigeError: One is out of range, or the work folder is a file.
     """
     shared = sorted(set(fit) & set(held))
     if shared:
-        raise VestigeError(f"fit and held are seeds of worlds of their own: world {shared[0]} is in both")
-    for name, seeds, least in (("fit", fit, 2), ("held", held, 1)):
-        if len(set(seeds)) < max(len(seeds), least):
-            noun = "worlds" if least > 1 else "world"
-            why = "; one is left out while the penalty is chosen" if least > 1 else ""
-            raise VestigeError(f"{name} names at least {least} {noun}, each once, got {tuple(seeds)}{why}")
+        raise VestigeError(f"{mark}fit and {mark}held are seeds of worlds of their own: world {shared[0]} is in both")
+    if len(set(fit)) < max(len(fit), 2):
+        raise VestigeError(
+            f"{mark}fit needs two worlds or more, since one is left out while the penalty is chosen, and each world "
+            f"once; got {tuple(fit)}"
+        )
+    if len(set(held)) < max(len(held), 1):
+        raise VestigeError(f"{mark}held needs a world, and each world once; got {tuple(held)}")
     for name, value, most in (("concepts", concepts, SPARES), ("workers", workers, None)):
         if value < 1 or (most is not None and value > most):
-            raise VestigeError(f"{name} is {'at least 1' if most is None else f'1 to {most}'}, got {value}")
+            raise VestigeError(f"{mark}{name} is {'at least 1' if most is None else f'1 to {most}'}, got {value}")
     if engine not in ENGINES:
-        raise VestigeError(f"engine is one of {', '.join(ENGINES)}, got {engine!r}")
+        raise VestigeError(f"{mark}engine is one of {', '.join(ENGINES)}, got {engine!r}")
     chosen(suite)
     if work.exists() and not work.is_dir():
-        raise VestigeError(f"'{work}' is a file; give a folder for models and records")
+        raise VestigeError(f"{mark}work: '{work}' is a file; give a folder")
 
 
 def minutes(*, fit: int, held: int, concepts: int) -> int:

@@ -338,7 +338,9 @@ def calibrate(
     if out.resolve() == work.resolve():
         raise VestigeError(f"--work and --out are both '{out}'; give each a folder of its own")
     worlds = command.seeds(fit, what="--fit"), command.seeds(held, what="--held")
-    calibration.check_settings(*worlds, concepts=n_concepts, suite=suite, engine=engine, workers=workers, work=work)
+    calibration.check_settings(
+        *worlds, concepts=n_concepts, suite=suite, engine=engine, workers=workers, work=work, mark="--"
+    )
     cost = calibration.minutes(fit=len(worlds[0]), held=len(worlds[1]), concepts=n_concepts)
     typer.echo(f"about {cost} core minutes from nothing, less what is in '{work}' already", err=True)
     found = calibration.calibrate(

@@ -131,7 +131,7 @@ def _holds(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> li
     if claim.score == "open":
         for how, mark in (("lean the same way", LEANS[1]), ("do not speak against it", HALF)):
             if leans(residual, holds=mark) == "holds":
-                return [said, f"{_capital(score)} {how} ({chance} that it still holds some of the facts)."]
+                return [said, f"That decides, and {score} {how} ({chance} that it still holds some of the facts)."]
         return [said, f"That decides; {score} alone would be too unsure for a claim ({chance})."]
     return [said, f"That decides, whatever else was tried: {score} do not hear it."]
 

@@ -85,24 +85,25 @@ def relearning_robustness(
     epsilon: float = 0.0,
 ) -> float | None:
     """Return 1 where relearning moves the metric on the unlearned model as much as on the retrained one, 0 where only
-    one of them moves or they part: `1 - |du - dr| / (|du| + |dr| + epsilon)`. None where neither moves by more than
-    `epsilon`: what never moves is not robust but deaf.
+    one of them moves or they part: `1 - |du - dr| / (|du| + |dr| + epsilon)`. None where neither moves by
+    `epsilon`, if that is above 0: what never moves is not robust but deaf.
 
     Args:
         unlearned: The metric before relearning.
         unlearned_relearned: After it.
         retrained: On the model that never learnt the facts, before.
         retrained_relearned: After the same relearning.
-        epsilon: Moves that are small beside it count little, and those up to it not at all.
+        epsilon: Moves that are small beside it count little, and those below it not at all.
 
     Source:
         The symmetric form, which also punishes a metric that collapses; Dorna et al. 2025, arXiv:2506.12618, have
         `min(dr / du, 1)`.
     """
     du, dr = unlearned_relearned - unlearned, retrained_relearned - retrained
-    if max(abs(du), abs(dr)) <= epsilon:
+    if max(abs(du), abs(dr)) < epsilon:
         return None
-    return 1 - abs(du - dr) / (abs(du) + abs(dr) + epsilon)
+    moved = abs(du) + abs(dr) + epsilon
+    return 1 - abs(du - dr) / moved if moved else 1.0
 
 
 def quantisation_robustness(*, before: float, after: float, epsilon: float = 0.0) -> float:

@@ -210,9 +210,9 @@ def test_the_summary_names_every_instrument(found: Calibration, capsys: pytest.C
     ("settings", "message"),
     [
         ({"fit": (1,), "held": (1,)}, "worlds of their own: world 1 is in both"),
-        ({"held": ()}, "held names at least 1 world, each once, got"),
-        ({"fit": (1,)}, "fit names at least 2 worlds, each once, got"),
-        ({"fit": (1, 1)}, "fit names at least 2 worlds, each once, got"),
+        ({"held": ()}, "^held needs a world, and each world once; got"),
+        ({"fit": (1,)}, "two worlds or more, since one is left out"),
+        ({"fit": (1, 1)}, "each world once"),
         ({"concepts": 11}, "concepts is 1 to 10, got 11"),
         ({"engine": "dask"}, "engine is one of local, ray, got 'dask'"),
         ({"suite": "slow"}, "suite"),

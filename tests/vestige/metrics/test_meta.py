@@ -53,7 +53,7 @@ def test_relearning_robustness_has_the_values_of_its_definition() -> None:
     assert relearning_robustness(**still) == pytest.approx(0)
     assert relearning_robustness(**still, epsilon=0.02) is None
     assert relearning_robustness(**still | {"retrained_relearned": 0.13}, epsilon=0.02) == pytest.approx(2 / 3)
-    assert relearning_robustness(unlearned=0, unlearned_relearned=0, retrained=0, retrained_relearned=0) is None
+    assert relearning_robustness(unlearned=0, unlearned_relearned=0, retrained=0, retrained_relearned=0) == 1
 
 
 def test_quantisation_robustness_has_the_value_of_its_definition() -> None:
