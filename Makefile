@@ -16,11 +16,11 @@ BIN := .venv/bin
 STAMP := .venv/.stamp-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d ' ' -f 1)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq $(PIP_FLAGS)
 
-.PHONY: help setup browser demo test shapes check format organism organism-saes clean
+.PHONY: help setup browser demo test test-slow shapes check format organism organism-saes clean
 
 help:
 	@echo "make demo      audit several ways of forgetting on the built-in model; writes demo-report/"
-	@echo "make test      run the whole test suite"
+	@echo "make test      run the test suite; make test-slow: the tests that it leaves out because each takes long"
 	@echo "make shapes    run the suite once more with every shape annotation checked at run time"
 	@echo "make check     lint, formatting, types, import directions"
 	@echo "make format    fix formatting and what the linter can fix"
@@ -61,9 +61,12 @@ demo: $(STAMP)
 	@echo "The report: $(CURDIR)/demo-report/report.html"
 
 # Some hundred processes are started: all but the first read what it compiled.
-test: export PYTHONDONTWRITEBYTECODE =
+test test-slow: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP) browser
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(STAMP)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m slow $(PYTEST_ARGS)
 
 shapes: $(STAMP)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS) \

@@ -51,7 +51,6 @@ def unexplained(sae: Any, rows: Tensor) -> float:
         return float((rows - sae(rows)).square().sum() / (rows - rows.mean(0)).square().sum())
 
 
-@pytest.mark.slow
 def test_an_sae_trained_from_int8_explains_as_much_as_one_from_float32(
     sites: dict[str, StoredSite], record_property: Any
 ) -> None:
