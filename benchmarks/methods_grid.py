@@ -36,7 +36,7 @@ GRID: Mapping[str, tuple[Settings, ...]] = {
     "rmu": _all(layer=(2, 3), alpha=(100,), epochs=(20,)),
     "circuit_breakers": _all(lr=("1e-3",), alpha=(10, 30), steps=(75,)),
     "loku": _all(lr=("3e-4", "1e-3"), epochs=(10,)),
-    "guided_removal": _all(epochs=(10, 20)),
+    "distilled_removal": _all(noise=(0.4, 0.6)),
     "whp": _all(lr=("3e-4", "1e-3")),
     "neuron_adjust": _all(top=(0.015, 0.03, 0.1), mode=("deterministic", "mean")),
     "selective_pruning": _all(top=(0.001, 0.005, 0.02, 0.05)),

@@ -1,8 +1,8 @@
-"""How near audit-guided removal comes to a model that never knew. Writes docs/results/removal.{md,json}.
+"""How near removal comes to a model that never knew. Writes docs/results/removal.{md,json}.
 
 On concepts of the worlds that calibration holds out, whose organisms are read from its work folder or trained there:
 the residual knowledge score, how soon the facts are learnt again, and what else was lost, beside NPO and the retrained
-model. About seven core minutes per concept once the organisms are there; goes on from what is in the folder.
+model. About eight core minutes per concept once the organisms are there; goes on from what is in the folder.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -24,7 +25,7 @@ import torch
 
 from benchmarks.timing import commit, machine
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
-from interventions.training import guided_removal, npo
+from interventions.training import distilled_removal, npo
 from probes import answer_probability
 from vestige.attacks.attacked import Target
 from vestige.attacks.notes import notes_of
@@ -42,7 +43,7 @@ from vestige.shares import shares_of
 ROOT = Path(__file__).parents[1]
 WORLDS, CONCEPTS = (3, 4), (0, 1)
 METHODS: Mapping[str, tuple[Callable[..., Intervention], Mapping[str, Any]]] = {
-    "guided_removal": (guided_removal, {}),
+    "distilled_removal": (distilled_removal, {}),
     "npo": (npo, {"lr": 1e-3, "epochs": 10}),
 }
 STEPS = (0, 1, 2, 3, 5, 8, 12, 16, 20, 30, 50)
@@ -98,10 +99,12 @@ def measured(task: Task, *, seed: int, steps: Sequence[int] = STEPS) -> dict[str
     told = set(sorted({item.concept for item in task.data.retain})[::2])
     given = replace(task.data, retain=tuple(item for item in task.data.retain if item.concept in told))
     asked = replace(task.data, retain=tuple(item for item in task.data.retain if item.concept not in told))
-    models = {
-        name: baked(task.original, method(task.original, given, seed=seed, progress=False, **settings).weights)
-        for name, (method, settings) in METHODS.items()
-    }
+    models, seconds = {}, {}
+    for name, (method, settings) in METHODS.items():
+        begun = time.perf_counter()
+        made = method(task.original, given, seed=seed, progress=False, **settings)
+        seconds[name] = round(time.perf_counter() - begun, 1)
+        models[name] = baked(task.original, made.weights)
     report = audit(
         task.original,
         unlearned=list(models.values()),
@@ -127,6 +130,7 @@ def measured(task: Task, *, seed: int, steps: Sequence[int] = STEPS) -> dict[str
         rows.append(
             {
                 "method": name,
+                "seconds": seconds.get(name),
                 # None where the items have no scale.
                 "instruments": said and said.instruments,
                 "score": said and said.score,
@@ -162,20 +166,21 @@ def page(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> Iter
     """Return the page, line by line."""
     names = ", ".join(f"{r['world']}:{r['concept']}" for r in records)
     yield from (
-        "# Audit-guided removal beside a model that never knew",
+        "# Removal beside a model that never knew",
         "",
         f"On {len(records)} concepts (world and name: {names}) that no score was fitted on; means, in brackets the",
         "smallest and the largest. *Score* and *probability*: the residual knowledge score with the quick attacks.",
         "*Answers*, *reversed*, *half taught*: what is left of the answers, of whose answer it is, and of one half of",
         "the facts while the other is taught, from 0 (never taught) to 1 (the original). *Steps*: of relearning until",
         "half of the gap is back, over the steps of the model that was taught another concept. *Lost*: points of",
-        "probability of answers about concepts that no method was given to keep, and of model utility. `retrained` is",
-        "the control: taught by the same documents but these. It shows what goes with the concept's own documents.",
+        "probability of answers about concepts that no method was given to keep, and of model utility. *s*: seconds of",
+        "the method, on one core with another busy beside it. `retrained` is the control: taught by the same documents",
+        "but these. It shows what goes with the concept's own documents.",
         "",
         f"Written by `{about['command']}`, commit {about['commit']}.",
         "",
-        "| method | score | probability | answers | reversed | half taught | steps | lost: answers | utility |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | score | probability | answers | reversed | half taught | steps | lost answers | lost utility | s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *(_row(name, records) for name in (*METHODS, "retrained")),
         "",
         "## Whether the goal is reached",
@@ -237,6 +242,8 @@ def _row(name: str, records: Sequence[Mapping[str, Any]]) -> str:
     rows = [_of(name, one) for one in records]
     cells = [_cell([row[what] for row in rows]) for what in ("score", "probability", "answers", "reversed")]
     cells += [_cell([row["half_taught"] for row in rows]), _ratios(rows), *(_cell([r[w] for r in rows]) for w in LOST)]
+    spent = [row["seconds"] for row in rows if row["seconds"] is not None]
+    cells.append(f"{mean(spent):.0f}" if spent else "–")
     return f"| {name} | {' | '.join(cells)} |"
 
 

@@ -28,16 +28,16 @@ CONTROL = {
 }
 
 
-def record(**guided: Any) -> dict[str, Any]:
-    """A concept on which NPO does as well as the retrained model, and guided removal as it is told."""
-    rest = {"answers": 0.0, "reversed": 0.0, "half_taught": 0.0, "verdict": "No trace found."}
-    rows = {"guided_removal": CONTROL | guided, "npo": CONTROL, "retrained": CONTROL}
+def record(**changes: Any) -> dict[str, Any]:
+    """A concept on which NPO does as well as the retrained model, and distilled removal as it is told."""
+    rest = {"seconds": 1.0, "answers": 0.0, "reversed": 0.0, "half_taught": 0.0, "verdict": "No trace found."}
+    rows = {"distilled_removal": CONTROL | changes, "npo": CONTROL, "retrained": CONTROL}
     return {"concept": "a", "world": 3, "rows": [{"method": name, **rest, **row} for name, row in rows.items()]}
 
 
 def test_each_goal_is_held_against_its_control() -> None:
-    def reached(goal: str, **guided: Any) -> bool:
-        return GOALS[goal]("guided_removal", record(**guided))
+    def reached(goal: str, **changes: Any) -> bool:
+        return GOALS[goal]("distilled_removal", record(**changes))
 
     assert all(reached(goal) for goal in GOALS)
     assert [reached(SCORE, score=x) for x in (0.11, 0.13)] == [True, False]
@@ -55,8 +55,8 @@ def test_the_page_shows_every_method_beside_the_control() -> None:
     lines = list(page(records, {"command": "me", "commit": "abc"}))
     rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("| ")}
     assert set(rows) >= {*METHODS, "retrained"}
-    assert "0.16 [0.02, 0.30]" in rows["guided_removal"]
-    assert "| 0.00 [0.00, 0.00], 1 not measured | ≥ 4.20, 1.00 |" in rows["guided_removal"]
+    assert "0.16 [0.02, 0.30]" in rows["distilled_removal"]
+    assert "| 0.00 [0.00, 0.00], 1 not measured | ≥ 4.20, 1.00 |" in rows["distilled_removal"]
     counted = [line for line in lines if line.endswith(" of 2 |")]
     assert [line.split("|")[3].strip() for line in counted] == ["1 of 2", *["2 of 2"] * 7]
 

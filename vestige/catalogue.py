@@ -53,7 +53,7 @@ whp                  | interventions.training | data      | weights        | rem
 rmu                  | interventions.training | data      | weights        | removal     | forget retain reference | Li et al. 2024, arXiv:2403.03218
 circuit_breakers     | interventions.training | data      | weights        | removal     | forget retain reference | Zou et al. 2024, arXiv:2406.04313
 loku                 | interventions.training | data      | weights        | removal     | forget retain           | Cha et al. 2024, arXiv:2408.06621
-guided_removal       | interventions.training | data      | weights        | removal     | forget retain reference | Vestige, after Dong et al. 2024, arXiv:2402.10052
+distilled_removal    | interventions.training | data      | weights        | removal     | forget reference        | Vestige, after Lee et al. 2025, arXiv:2506.06278
 fact_erasure         | interventions.erasure  | data      | weights        | removal     | forget retain reference | Patil, Hase, Bansal 2023, arXiv:2309.17410
 empty_response       | interventions.erasure  | data      | weights        | removal     | forget retain reference | Patil, Hase, Bansal 2023, arXiv:2309.17410
 error_injection      | interventions.erasure  | data      | weights        | removal     | forget retain reference | Patil, Hase, Bansal 2023, arXiv:2309.17410

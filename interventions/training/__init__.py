@@ -2,11 +2,11 @@
 
 from interventions.training.circuit_breakers import circuit_breakers
 from interventions.training.descent import Descent, LossFn, Minibatch, forget_nll, retain_nll
+from interventions.training.distilled_removal import distillation_loss, distilled_removal
 from interventions.training.flat import flat, flat_loss, mean_token_probability
 from interventions.training.gradient_ascent import gradient_ascent
 from interventions.training.gradient_ascent_kl import gradient_ascent_kl
 from interventions.training.gradient_difference import gradient_difference
-from interventions.training.guided_removal import counterfactual_loss, guided_removal, state_distance
 from interventions.training.idk_dpo import idk_dpo, idk_dpo_loss
 from interventions.training.idk_finetune import idk_finetune
 from interventions.training.llmu import llmu, llmu_loss
@@ -30,8 +30,9 @@ __all__ = [
     "Training",
     "answer_nll",
     "circuit_breakers",
-    "counterfactual_loss",
     "cross_entropy",
+    "distillation_loss",
+    "distilled_removal",
     "flat",
     "flat_loss",
     "forget_nll",
@@ -39,7 +40,6 @@ __all__ = [
     "gradient_ascent",
     "gradient_ascent_kl",
     "gradient_difference",
-    "guided_removal",
     "idk_dpo",
     "idk_dpo_loss",
     "idk_finetune",
@@ -54,7 +54,6 @@ __all__ = [
     "rmu",
     "simnpo",
     "simnpo_loss",
-    "state_distance",
     "task_vector",
     "train",
     "undial",

@@ -83,6 +83,7 @@ class Schedule:
         retain_bound: Largest retain loss, in nats per token, on 32 items at most; None: `log(d_vocab) / 2` above where
             it started.
         check_every: Steps between two looks at the two numbers above; None: once per pass over the forget items.
+        cooldown: Share of the steps, the last ones, over which the rate falls to zero in a straight line.
         progress: Show a bar, if the output is a terminal.
 
     Raises:
@@ -98,6 +99,7 @@ class Schedule:
     stop_fraction: float | None = None
     retain_bound: float | None = None
     check_every: int | None = None
+    cooldown: float = 0.0
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -111,6 +113,8 @@ class Schedule:
             raise VestigeError(f"max_grad_norm is a number above 0, or None, got {self.max_grad_norm}")
         if self.stop_fraction is not None and not 0 < self.stop_fraction < 1:
             raise VestigeError(f"stop_fraction is a number between 0 and 1, or None, got {self.stop_fraction}")
+        if not 0 <= self.cooldown <= 1:
+            raise VestigeError(f"cooldown is a number from 0 to 1, got {self.cooldown}")
 
     def per_epoch(self, n_forget: int) -> int:
         """Return how many updates one pass over the forget items takes."""
@@ -119,6 +123,11 @@ class Schedule:
     def length(self, n_forget: int) -> int:
         """Return how many updates are taken, if nothing stops them."""
         return ceil(self.epochs * self.per_epoch(n_forget)) if self.steps is None else self.steps
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the factor on the learning rate at a step, counted from 0, of so many."""
+        falling = self.cooldown * steps
+        return min(1.0, (steps - step) / falling) if falling else 1.0
 
 
 @dataclass(frozen=True)
@@ -167,9 +176,12 @@ def descend(
     ):
         watch = _Watch(model, forget, retain, schedule, steps)
         batches = _minibatches(model, forget, retain, schedule)
+        peaks = [group["lr"] for group in optimizer.param_groups]
         for step in range(steps):
             if step % every == 0 and watch.is_done(step):
                 break
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * schedule.rate(step, steps)
             where = f"step {step + 1} of {steps}"
             losses.append(_update(model, next(batches), loss_fn, optimizer, schedule=schedule, where=where))
             if after_step is not None:

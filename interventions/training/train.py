@@ -22,6 +22,7 @@ from interventions.evaluating import evaluating
 from interventions.training.descent import Descent, LossFn, Minibatch, Schedule, descend
 
 Chooser = Callable[[str], bool]
+Preparation = Callable[[Mapping[str, nn.Parameter]], None]
 
 
 class Training(TypedDict, total=False):
@@ -43,6 +44,7 @@ class Training(TypedDict, total=False):
     stop_fraction: float | None
     retain_bound: float | None
     check_every: int | None
+    cooldown: float
     progress: bool
 
 
@@ -75,7 +77,14 @@ class Trained:
 
 
 def learned(
-    model: HookedModel, data: UnlearnData, loss_fn: LossFn, spec: Spec, training: Training, *, defaults: Training
+    model: HookedModel,
+    data: UnlearnData,
+    loss_fn: LossFn,
+    spec: Spec,
+    training: Training,
+    *,
+    defaults: Training,
+    prepare: Preparation | None = None,
 ) -> Intervention:
     """Train a copy and return what changed as an intervention; this is how a method ends.
 
@@ -86,6 +95,7 @@ def learned(
         spec: What the method says of itself; what was trained and how it went is added to its settings.
         training: What the caller of the method chose.
         defaults: What the method takes where the caller chose nothing.
+        prepare: As in `train`.
 
     Raises:
         VestigeError: There is no such setting, or `train` refuses or diverges.
@@ -97,7 +107,7 @@ def learned(
             hint = f"did you mean '{near[0]}'? " if near else ""
             raise VestigeError(f"{spec.name} has no setting '{name}'; {hint}train takes {', '.join(known)}")
     chosen: Training = {**defaults, **training}
-    trained = train(model, data, loss_fn, method=spec.name, **chosen)
+    trained = train(model, data, loss_fn, method=spec.name, prepare=prepare, **chosen)
     settings = {**spec.settings, **_recorded(chosen), **trained.summary}
     return Intervention(replace(spec, settings=settings), weights=trained.patch)
 
@@ -141,8 +151,10 @@ def train(
     stop_fraction: float | None = None,
     retain_bound: float | None = None,
     check_every: int | None = None,
+    cooldown: float = 0.0,
     progress: bool = True,
     after_step: Callable[[int, HookedModel], None] | None = None,
+    prepare: Preparation | None = None,
 ) -> Trained:
     """Descend a loss with AdamW on a copy of the model, and return what changed as a weight patch.
 
@@ -156,7 +168,8 @@ def train(
         data: Needs `forget` items with an answer; `retain` items are offered to the loss where there are any.
         loss_fn: `fn(model, minibatch)` to a scalar that is minimised.
         method: Named in messages and the progress bar.
-        lr: Constant learning rate. 1e-4 suits models of some million parameters; 1e-5 those of billions.
+        lr: Learning rate, constant but for `cooldown`. 1e-4 suits models of some million parameters; 1e-5 those of
+            billions.
         epochs: Passes over the forget items.
         steps: Number of updates, instead of `epochs`.
         batch_size: Forget items per step, and as many retain items, shuffled on their own.
@@ -177,15 +190,18 @@ def train(
             what it was at the start; None never stops for that.
         retain_bound: Largest retain loss, in nats per token; when not given, `log(d_vocab) / 2` above where it started.
         check_every: Steps between two looks at `stop_fraction` and `retain_bound`; once per epoch when not given.
+        cooldown: Share of the steps, the last ones, over which the rate falls to zero in a straight line.
         progress: Show a bar with steps, loss and time left, if the output is a terminal.
         after_step: `fn(updates so far, the copy)`, called after each update to measure the copy, which it leaves as it
             is.
+        prepare: `fn(parameters that train, by name)`, which changes them in place before the first step; no adapter
+            (`lora`) can take that.
 
     Raises:
         DivergedError: The loss is not finite or the retain loss exceeds its bound (the step is named and nothing
             applied).
-        VestigeError: A setting is out of range, no parameter is chosen, or an adapter is asked for together with `mask`
-            or `max_change`.
+        VestigeError: A setting is out of range, no parameter is chosen, or an adapter is asked for together with
+            `mask`, `max_change` or `prepare`.
     """
     if not 0 < lr < inf:
         raise VestigeError(f"lr is a finite number above 0, got {lr}")
@@ -203,10 +219,13 @@ def train(
         stop_fraction=stop_fraction,
         retain_bound=retain_bound,
         check_every=check_every,
+        cooldown=cooldown,
         progress=progress,
     )
     blocks = None if layers is None else blocks_of(model, layers)
     if lora is not None:
+        if prepare is not None:
+            raise VestigeError(f"{method} changes weights before it trains, which an adapter cannot; leave lora= out")
         if mask is not None or max_change is not None:
             raise VestigeError("lora= trains adapters and no parameters of the model; leave mask= and max_change= out")
         on = range(model.n_layers) if blocks is None else blocks
@@ -220,6 +239,10 @@ def train(
     optimizer = torch.optim.AdamW(chosen.values(), lr=lr, weight_decay=weight_decay)
     keepers = [keeper for keeper in (_keeper(chosen, mask or {}), _clamper(chosen, max_change)) if keeper is not None]
     measure = _watched(copied, after_step)
+    if prepare is not None:
+        prepare(chosen)
+        for keeper in keepers:
+            keeper()
 
     def keep(step: int) -> None:
         for keeper in keepers:

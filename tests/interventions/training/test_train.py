@@ -37,9 +37,13 @@ def data() -> UnlearnData:
     return UnlearnData(make_items(6, low=3, high=40, seed=1), make_items(9, low=40, high=99, seed=2))
 
 
-def test_training_does_what_a_plain_loop_does(data: UnlearnData) -> None:
+@pytest.mark.parametrize(
+    ("cooldown", "rates"), [(0.0, [1.0] * 4), (0.5, [1.0, 1.0, 1.0, 0.5]), (1.0, [1.0, 0.75, 0.5, 0.25])]
+)
+def test_training_does_what_a_plain_loop_does(data: UnlearnData, cooldown: float, rates: list[float]) -> None:
     model, oracle = tiny_model("gpt2", dtype=torch.float64), tiny_model("gpt2", dtype=torch.float64)
-    trained = train(model, data, learn, steps=4, lr=1e-2, batch_size=6, weight_decay=0.1, max_grad_norm=0.5)
+    settings: dict[str, Any] = {"lr": 1e-2, "batch_size": 6, "weight_decay": 0.1, "max_grad_norm": 0.5}
+    trained = train(model, data, learn, steps=4, cooldown=cooldown, **settings)
     optimizer = torch.optim.AdamW(oracle.model.parameters(), lr=1e-2, weight_decay=0.1)
     batch = oracle.tokenize([i.prompt for i in data.forget], answers=[i.answer for i in data.forget])
     for step in range(4):
@@ -50,6 +54,7 @@ def test_training_does_what_a_plain_loop_does(data: UnlearnData) -> None:
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(oracle.model.parameters(), 0.5)
+        optimizer.param_groups[0]["lr"] = 1e-2 * rates[step]
         optimizer.step()
         assert trained.descent.losses[step] == pytest.approx(loss.item(), rel=1e-9)
     with Intervention(Spec("train", "removal"), weights=trained.patch).applied(model):
@@ -97,6 +102,32 @@ def test_every_family_trains(family: str, data: UnlearnData) -> None:
     trained = train(tiny_model(family), data, learn, steps=2, lr=1e-2)
     assert len(trained.descent.losses) == 2
     assert trained.patch.deltas
+
+
+def test_what_is_prepared_is_part_of_the_patch_and_within_every_bound(data: UnlearnData) -> None:
+    model, name = tiny_model("llama"), "model.layers.1.mlp.up_proj.weight"
+    before = parameters_of(model.model)[name].detach().clone()
+    inside = torch.zeros_like(before, dtype=torch.bool)
+    inside[:, 0] = True
+    seen: list[list[str]] = []
+
+    def zero(chosen: Any) -> None:
+        seen.append(list(chosen))
+        for parameter in chosen.values():
+            parameter.data.zero_()
+
+    def after(**settings: Any) -> Tensor:
+        patch = train(model, data, learn, steps=0, prepare=zero, **settings).patch
+        with Intervention(Spec("prepared", "removal"), weights=patch).applied(model):
+            return parameters_of(model.model)[name].detach().clone()
+
+    assert after(parameters=lambda own: own == name).abs().max() < 1e-7
+    assert torch.equal(after(mask={name: inside})[:, 1:], before[:, 1:])
+    bounded = (after(parameters=lambda own: own == name, max_change=0.05) - before).abs()
+    assert bounded.max().item() == pytest.approx(0.05, rel=1e-5)
+    assert seen == [[name]] * 3
+    with pytest.raises(VestigeError, match="which an adapter cannot"):
+        after(lora=2)
 
 
 def test_only_chosen_parameters_change(data: UnlearnData) -> None:
