@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vestige.report.answer import few
+from vestige.report.residual import probability
 from vestige.result import AuditReport, Result
 
 COLUMNS = {
@@ -19,16 +20,23 @@ COLUMNS = {
 
 
 def print_summary(report: AuditReport) -> None:
-    """Print five numbers and the verdict of every subject."""
-    table = Table(
-        title="what it still knows",
-        caption="says it, lens, probe, hidden: higher means more is left; keeps: higher is better",
-    )
+    """Print five numbers, the residual knowledge score and the verdict of every subject."""
+    scored = {one.subject: one for one in report.residual}
+    legend = "says it, lens, probe, hidden: higher means more is left; keeps: higher is better"
+    if scored:
+        legend += "; score: about the share of the facts that is left, by all of it together, and how likely any is"
+    table = Table(title="what it still knows", caption=legend)
     table.add_column("subject")
     for title in COLUMNS.values():
         table.add_column(title, justify="right")
+    if scored:
+        table.add_column("score", justify="right")
     for subject in report.subjects:
-        table.add_row(Text(subject.name), *(_cell(report.result(check, subject.name)) for check in COLUMNS))
+        cells = [_cell(report.result(check, subject.name)) for check in COLUMNS]
+        if scored:
+            one = scored.get(subject.name)
+            cells.append("–" if one is None else f"{one.score:.2f}, {probability(one)}")
+        table.add_row(Text(subject.name), *cells)
     console = Console()
     console.print(table)
     for subject in report.subjects:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from ..result import AuditReport, Result
 from .explain import GROUPS, ORIENTATION, Explanation, in_reading_order
+from .residual import probability
 from .text import interval, number
 
 
@@ -52,10 +53,11 @@ class Remarks:
 
 @dataclass(frozen=True)
 class Table:
-    """The table by groups of checks."""
+    """The table by groups of checks. `score` has a cell per subject, and none where there is no residual knowledge."""
 
     groups: tuple[tuple[str, tuple[Row, ...]], ...]
     remarks: tuple[tuple[str, str], ...]
+    score: tuple[Cell, ...] = ()
 
 
 def reason(result: Result | None) -> str:
@@ -73,7 +75,23 @@ def build_table(report: AuditReport) -> Table:
     for explanation in in_reading_order([result.check for result in report.results]):
         results = [found.get((explanation.check, subject.name)) for subject in report.subjects]
         by_group[explanation.group].append(_row(explanation, results, remarks))
-    return Table(tuple((group, tuple(rows)) for group, rows in by_group.items() if rows), tuple(remarks.entries))
+    groups = tuple((group, tuple(rows)) for group, rows in by_group.items() if rows)
+    return Table(groups, tuple(remarks.entries), _scores(report))
+
+
+def _scores(report: AuditReport) -> tuple[Cell, ...]:
+    scored = {one.subject: one for one in report.residual}
+    return tuple(
+        Cell(
+            number(scored[subject.name].score),
+            f"holds any: {probability(scored[subject.name])}",
+            aside="abstains" if scored[subject.name].abstains else "",
+        )
+        if subject.name in scored
+        else Cell("–")
+        for subject in report.subjects
+        if scored
+    )
 
 
 def _row(explanation: Explanation, results: Sequence[Result | None], remarks: Remarks) -> Row:

@@ -147,6 +147,20 @@ def test_the_table_never_lacks_floor_and_control() -> None:
     assert len(rows["truth_ratio"].cells) == len(NAMES)
 
 
+def test_the_residual_knowledge_score_has_a_row_with_a_cell_for_every_subject() -> None:
+    report = sample_report()
+    cells = dict(zip(NAMES, build_table(report).score, strict=True))
+    assert {one.subject for one in report.residual} == {name for name, cell in cells.items() if cell.interval}
+    for one in report.residual:
+        assert float(cells[one.subject].value) == one.score
+        assert cells[one.subject].interval.startswith("holds any: ")
+        assert (cells[one.subject].aside == "abstains") == one.abstains
+    assert "Residual knowledge score" in _Page(render_html(report)).text
+    without = replace(report, residual=())
+    assert build_table(without).score == ()
+    assert "Residual knowledge score" not in _Page(render_html(without)).text
+
+
 def test_a_remark_is_given_once_and_pointed_at() -> None:
     def remarks(*notes: str) -> tuple[object, ...]:
         names = ("original", "method")
