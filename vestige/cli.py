@@ -58,6 +58,18 @@ def demo(
 
 
 @app.command()
+def organism(*, out: Out = Path("organism"), overwrite: Overwrite = False, json_: Json = False) -> None:
+    """Write the built-in model's questions as files, and print commands that use them."""
+    from vestige.commands import organism as command
+
+    made = command.run(out=out, overwrite=overwrite)
+    if json_:
+        _print_json(made)
+    else:
+        typer.echo(command.as_text(made))
+
+
+@app.command()
 def unlearn(
     *,
     model: Annotated[str, typer.Option(help="Hugging Face folder or hub id.")],
