@@ -21,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq $(PIP_FLAGS)
 help:
 	@echo "make demo      audit several ways of forgetting on the built-in model; writes demo-report/"
 	@echo "make test      run the test suite; make test-slow: the tests that it leaves out because each takes long"
-	@echo "make shapes    run the suite once more with every shape annotation checked at run time"
+	@echo "make shapes    run all tests with every shape annotation checked at run time"
 	@echo "make check     lint, formatting, types, import directions"
 	@echo "make format    fix formatting and what the linter can fix"
 	@echo "make organism  retrain the built-in model from its seed; make organism-saes: its sparse autoencoders"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Unpack
 
@@ -18,14 +20,15 @@ from hooked.generate import Decoding, decode
 from hooked.progress import bar
 from hooked.tokens import pad_rows
 from interventions.batches import split_of
+from interventions.evaluating import evaluating
 from interventions.training.descent import LossFn, Minibatch
 from interventions.training.losses import answer_logits, at_least_float32
 from interventions.training.train import Training, learned
 
 SOURCE = "Vestige, after Lee et al. 2025, arXiv:2506.06278"
 _TOGETHER, _PARTS = 256, 4
-_WORD = re.compile(r"\w+")
-# A word of an answer tells it, if fewer than this share of the texts have the word.
+_WORD, _AROUND = re.compile(r"\w+"), re.compile(r"^\W+|\W+$")
+# A word of a name or an answer tells it, if at most this share of the texts have the word.
 _RARE = 0.01
 # Share of the texts that has to be left.
 _LEAST_LEFT = 0.1
@@ -64,7 +67,7 @@ def distilled_removal(
     data: UnlearnData,
     *,
     noise: float = 0.5,
-    texts: Sequence[str] | None = None,
+    texts: Iterable[str] | None = None,
     n_texts: int = 16384,
     text_length: int = 64,
     texts_per_step: int = 128,
@@ -73,57 +76,85 @@ def distilled_removal(
     """Shrink every weight matrix towards a random one, and distil the original into it on text without the facts.
 
     A copy that merely learns not to say a fact keeps most of what it needs to say it again. This one has to learn
-    everything again, and the facts are in nothing it learns from: texts that name a subject of the forget items or hold
-    one of their answers are left out, and what the original predicts for the tokens of those names and answers is
-    withheld (`distillation_loss`). By default the original writes the texts itself, from nothing but the token that
-    begins a text, so no data to keep is needed; it has to be a model that writes what it knows when it is left alone.
+    everything again, and is not told the facts: texts that name a subject of the forget items, hold one of their
+    answers, or have a word of either that few texts have, are left out, and what the original predicts for the tokens
+    of those names and answers is withheld (`distillation_loss`), since a prediction can tell what no text says. Words
+    are compared in whatever case; an inflected name or a synonym is not recognised. By default the original writes the
+    texts itself, from nothing but the token that begins a text, so no data to keep is needed; it has to be a model that
+    writes what it knows when it is left alone.
 
-    Costs: as much training as it takes to learn the rest again, which grows with `noise`. All steps are taken.
+    Costs: as much training as it takes to learn the rest again, which grows with `noise`. Memory: that of `train`, and
+    about 8 bytes per token of a step and word of the vocabulary; fewer `texts_per_step` need less. All steps are taken.
 
     Args:
         model: Not changed; it is the teacher.
         data: Needs `forget` items with an answer, best with a `subject`.
         noise: Share of each matrix, embeddings included, that is replaced: `(1 - noise) W + noise N`, `N` normal with
-            the standard deviation with which the model's weights were initialised (config, or 0.02). At 0.3 the facts
-            are learnt again sooner than by a model that never knew them, at 0.8 the rest takes very long.
+            the standard deviation with which the model's weights were initialised (`initializer_range` of its config,
+            or 0.02). With more, less of the facts is left and the rest takes longer to learn.
         texts: Text to learn from, instead of what the original writes.
         n_texts: How many texts the original writes.
         text_length: Most tokens of a text; longer ones are cut.
         texts_per_step: Texts per update.
-        training: Settings of `train` without `lora`; here `lr` is 2e-3, `steps` 600, `cooldown` 0.5 and `check_every`
-            100.
+        training: Settings of `train` without `lora` and `stop_fraction`; here `lr` is 2e-3, `steps` 600, `cooldown` 0.5
+            and `check_every` 100.
 
     Raises:
         VestigeError: There is no item with an answer, a setting is wrong, too little of the text is free of what is to
             be forgotten, the tokenizer has no token that begins a text, or training diverged.
 
     Source:
-        Vestige. Noise and distillation follow Lee et al. 2025, arXiv:2506.06278; a model's own text in place of its
-        training data follows Huang et al. 2024, arXiv:2403.01244. Withholding the teacher's predictions is ours: on
-        filtered text alone, they brought half of the facts back.
+        Vestige. Noise and distillation follow Lee et al. 2025, arXiv:2506.06278, where the teacher is a model that was
+        made to forget before; here it is the original, and its predictions are withheld. A model's own text in place of
+        its training data follows Huang et al. 2024, arXiv:2403.01244.
     """
-    if not 0 <= noise <= 1:
-        raise VestigeError(f"noise is a number from 0 to 1, got {noise}")
-    least = {"n_texts": (n_texts, 1), "text_length": (text_length, 2), "texts_per_step": (texts_per_step, 1)}
-    for name, (value, smallest) in least.items():
-        if value < smallest:
-            raise VestigeError(f"{name} is at least {smallest}, got {value}")
+    _check(noise, texts, n_texts=n_texts, text_length=text_length, texts_per_step=texts_per_step)
     if model.tokenizer is None:
         raise VestigeError("distilled_removal reads and writes text; pass tokenizer= to HookedModel")
+    if training.get("stop_fraction") is not None:
+        raise VestigeError("distilled_removal begins with a model that says nothing any more; leave stop_fraction= out")
     forget = split_of(data, "forget", method="distilled_removal", answered=True)
-    seed, shown = training.get("seed", 0), training.get("progress", True)
-    names, answers = _bare(item.subject or "" for item in forget), _bare(item.answer for item in forget)
+    names, answers = _bare(item.subject or "" for item in data.forget), _bare(item.answer for item in forget)
+    if not (names or answers):
+        raise VestigeError("distilled_removal leaves out texts by name and answer, and the forget items have no words")
+    withheld = _tokens_of(model, [*names, *answers])
+    seed = training.get("seed", 0)
+    prepare = _noisy(noise, std=float(getattr(model.config, "initializer_range", None) or 0.02), seed=seed)
     limit = min(text_length, int(getattr(model.config, "max_position_embeddings", text_length)))
-    given = _given(model, texts, length=limit) if texts is not None else None
-    rows = given or _written(model, n=n_texts, length=limit, seed=seed, progress=shown)
-    kept = _untold(model, rows, names, answers)
-    loss = _distilling(model, kept, _tokens_of(model, [*names, *answers]), texts_per_step=texts_per_step, seed=seed)
-    settings: dict[str, Any] = {"noise": noise, "texts": len(kept), "text_length": limit}
-    settings |= {"texts_per_step": texts_per_step, "written_by": "the model" if texts is None else "the caller"}
+    settings: dict[str, Any] = {"noise": noise, "text_length": limit, "texts_per_step": texts_per_step}
+    settings |= {"n_texts": n_texts, "written_by": "the model"} if texts is None else {"written_by": "the caller"}
     spec = Spec("distilled_removal", "removal", ("forget", "reference"), SOURCE, settings)
     defaults: Training = {"lr": 2e-3, "steps": 600, "cooldown": 0.5, "check_every": 100}
-    prepare = _noisy(noise, std=float(getattr(model.config, "initializer_range", None) or 0.02), seed=seed)
+    # What is wrong with the settings is found before anything is written.
+    steps = training.get("steps")
+    tried: Training = {**training, "steps": 0} if steps is None or steps > 0 else training
+    learned(model, data, lambda *_: torch.zeros(()), spec, tried, defaults=defaults, prepare=prepare)
+    with evaluating(model):
+        if texts is None:
+            rows = _written(model, n=n_texts, length=limit, seed=seed, progress=training.get("progress", True))
+        else:
+            rows = _given(model, list(texts), length=limit)
+    kept = _untold(model, rows, names, answers)
+    loss = _distilling(model, kept, withheld, texts_per_step=texts_per_step, seed=seed)
+    spec = replace(spec, settings={**settings, "texts": len(kept)})
     return learned(model, data, loss, spec, training, defaults=defaults, prepare=prepare)
+
+
+def _check(noise: float, texts: Iterable[str] | None, **counts: int) -> None:
+    """Refuse settings that are out of range.
+
+    Raises:
+        VestigeError: One is.
+    """
+    if not (isinstance(noise, int | float) and 0 <= noise <= 1):
+        raise VestigeError(f"noise is a number from 0 to 1, got {noise!r}")
+    for name, value in counts.items():
+        # Of two tokens at least one is predicted.
+        least = 2 if name == "text_length" else 1
+        if not (isinstance(value, int) and value >= least):
+            raise VestigeError(f"{name} is a whole number of at least {least}, got {value!r}")
+    if isinstance(texts, str):
+        raise VestigeError("texts is a list of texts, got one; write [text]")
 
 
 def _distilling(
@@ -172,27 +203,40 @@ def _noisy(noise: float, *, std: float, seed: int) -> Callable[[Mapping[str, nn.
 
 
 def _bare(texts: Iterable[str]) -> list[str]:
-    """Return what is left of texts without the marks around them."""
-    return sorted({bare for text in texts if (bare := text.strip(" .,;:!?\"'"))})
+    """Return what is left of texts without the marks and spaces around them."""
+    return sorted({bare for text in texts if (bare := _AROUND.sub("", text))})
+
+
+def _plain(text: str) -> str:
+    """Return a text as it is compared: in one case, one form of each letter and apostrophe, single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).replace("\u2019", "'").casefold().split())
+
+
+def _whole(phrase: str) -> str:
+    """Return a pattern for a phrase that is no part of a word, where its letters are of a script that has words."""
+    before = "" if unicodedata.category(phrase[0]) == "Lo" else r"(?<!\w)"
+    after = "" if unicodedata.category(phrase[-1]) == "Lo" else r"(?!\w)"
+    return f"{before}{re.escape(phrase)}{after}"
 
 
 def _untold(
     model: HookedModel, rows: Sequence[Sequence[int]], names: Sequence[str], answers: Sequence[str]
 ) -> list[Sequence[int]]:
-    """Return the rows that tell nothing: no name, no whole answer, and no word of an answer that few texts have.
+    """Return the rows that tell nothing: no name, no whole answer, and no word of either that few texts have.
 
     Raises:
         VestigeError: Too few do.
     """
     tokenizer: Any = model.tokenizer
-    whole = re.compile(rf"(?<!\w)({'|'.join(re.escape(said.casefold()) for said in (*names, *answers))})(?!\w)")
-    texts = [tokenizer.decode(row, skip_special_tokens=True).casefold() for row in rows]
+    phrases = [_plain(phrase) for phrase in (*names, *answers)]
+    whole = re.compile("|".join(map(_whole, phrases)))
+    texts = [_plain(tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
     quiet = [n for n, text in enumerate(texts) if not whole.search(text)]
     # Counted where nothing else tells: a model that speaks of little else has its words everywhere.
     words = {n: set(_WORD.findall(texts[n])) for n in quiet}
     common = Counter(chain.from_iterable(words.values()))
-    of_answers = {word for answer in answers for word in _WORD.findall(answer.casefold())}
-    rare = {word for word in of_answers if common[word] < _RARE * len(quiet)}
+    few = max(1, _RARE * len(quiet))
+    rare = {word for word in _WORD.findall(" ".join(phrases)) if common[word] <= few}
     kept = [rows[n] for n in quiet if not words[n] & rare]
     if len(kept) < _LEAST_LEFT * len(rows) or not kept:
         raise VestigeError(
@@ -203,11 +247,18 @@ def _untold(
 
 
 def _tokens_of(model: HookedModel, phrases: Sequence[str]) -> Bool[Tensor, " d_vocab"]:
-    """Mark the tokens of words and phrases, as they begin a text and as they stand in one."""
+    """Mark the tokens of words and phrases, as they begin a text and as they stand in one.
+
+    Raises:
+        VestigeError: The model has no embedding for one of them.
+    """
     marked = torch.zeros(model.d_vocab, dtype=torch.bool, device=model.device)
     tokenizer: Any = model.tokenizer
     spelled = tokenizer([*phrases, *(f" {text}" for text in phrases)], add_special_tokens=False).input_ids
-    marked[list(chain.from_iterable(spelled))] = True
+    ids = list(chain.from_iterable(spelled))
+    if max(ids) >= model.d_vocab:
+        raise VestigeError(f"token id {max(ids)} has no embedding: the model has ids 0 to {model.d_vocab - 1}")
+    marked[ids] = True
     return marked
 
 

@@ -107,6 +107,8 @@ def learned(
             hint = f"did you mean '{near[0]}'? " if near else ""
             raise VestigeError(f"{spec.name} has no setting '{name}'; {hint}train takes {', '.join(known)}")
     chosen: Training = {**defaults, **training}
+    if "epochs" in training and "steps" not in training:
+        chosen["steps"] = None
     trained = train(model, data, loss_fn, method=spec.name, prepare=prepare, **chosen)
     settings = {**spec.settings, **_recorded(chosen), **trained.summary}
     return Intervention(replace(spec, settings=settings), weights=trained.patch)
@@ -194,8 +196,8 @@ def train(
         progress: Show a bar with steps, loss and time left, if the output is a terminal.
         after_step: `fn(updates so far, the copy)`, called after each update to measure the copy, which it leaves as it
             is.
-        prepare: `fn(parameters that train, by name)`, which changes them in place before the first step; no adapter
-            (`lora`) can take that.
+        prepare: `fn(parameters that train, by name)`, which changes them in place before the first step, and before the
+            values that `stop_fraction` and `retain_bound` start from; no adapter (`lora`) can take that.
 
     Raises:
         DivergedError: The loss is not finite or the retain loss exceeds its bound (the step is named and nothing

@@ -40,6 +40,7 @@ for number in map(int, sys.argv[2:]):
 """
 
 
+# Slow, because memory that grows shows only behind what is filled once.
 @pytest.mark.slow
 def test_peak_memory_is_the_same_for_ten_times_the_corpus(tmp_path: Path) -> None:
     # Long enough that the ring and the window of documents are full in both.

@@ -113,6 +113,7 @@ def _shards(folder: Path) -> set[str]:
     return {path.name for path in (folder / "shards").iterdir()}
 
 
+# Slow, because every process of a cluster imports torch.
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray")
 def test_two_workers_finish_what_a_local_run_began_though_one_is_killed(
@@ -140,6 +141,7 @@ def test_two_workers_finish_what_a_local_run_began_though_one_is_killed(
     assert _checksums(tmp_path / "ray") == local
 
 
+# Slow, because every process of a cluster imports torch.
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray")
 def test_a_batch_that_fails_stops_the_harvest_and_a_local_run_goes_on_from_there(

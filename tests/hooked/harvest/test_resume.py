@@ -53,6 +53,7 @@ def run_and_kill(folder: Path, after: float, settings: dict[str, Any]) -> bool:
     return ended == -signal.SIGKILL
 
 
+# Slow, because 45 kills per format are what makes every instant likely to be hit.
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", FORMATS, ids=lambda settings: "-".join(map(str, settings.values())))
 def test_a_harvest_killed_at_any_instant_ends_with_the_same_bytes(tmp_path: Path, settings: dict[str, Any]) -> None:

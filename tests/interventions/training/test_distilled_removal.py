@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from importlib import import_module
 from math import log
 from typing import Any
 
@@ -12,10 +14,13 @@ from torch.autograd import gradcheck
 from hooked import HookedModel, Intervention, Item, UnlearnData, VestigeError
 from hooked.weights import parameters_of
 from interventions.training import distillation_loss, distilled_removal
+from interventions.training.distilled_removal import _bare, _plain, _whole, _written
 from tests.contracts import LossContract
 from tests.interventions.training.knowing import probability
 from tests.tiny import tiny_model, tiny_tokenizer
 
+# By name, since `interventions.training.distilled_removal` is the function.
+MODULE = import_module(distilled_removal.__module__)
 FAST: dict[str, Any] = {
     "n_texts": 40,
     "text_length": 6,
@@ -83,10 +88,10 @@ def test_gradients(rng: torch.Generator) -> None:
     assert own.grad is not None
 
 
-def noisy(seed: int, noise: float, task: UnlearnData) -> dict[str, Tensor]:
+def noisy(seed: int, noise: float, task: UnlearnData, *, chosen: int = 0, **config: Any) -> dict[str, Tensor]:
     """The weights of a model before the first step."""
-    model = tiny_model("llama", seed=seed)
-    with distilled_removal(model, task, **{**FAST, "noise": noise, "steps": 0}).applied(model):
+    model = tiny_model("llama", seed=seed, **config)
+    with distilled_removal(model, task, **{**FAST, "noise": noise, "steps": 0, "seed": chosen}).applied(model):
         return {name: parameter.detach().clone() for name, parameter in parameters_of(model.model).items()}
 
 
@@ -116,21 +121,70 @@ def test_masked_entries_keep_their_bits(task: UnlearnData) -> None:
     torch.testing.assert_close(after[0], before[0] / 2, rtol=0, atol=0.05)
 
 
-def learnt_from(texts: list[str], *, answer: str, subject: str | None = None) -> int:
+def learnt_from(texts: list[str], *forget: Item) -> int:
     """How many texts are left of some."""
-    model = tiny_model("llama")
-    task = UnlearnData(forget=(replace(ITEM, answer=answer, subject=subject),))
-    return int(distilled_removal(model, task, texts=texts, **FAST).spec.settings["texts"])
+    made = distilled_removal(tiny_model("llama"), UnlearnData(forget=forget), texts=texts, **FAST)
+    return int(made.spec.settings["texts"])
 
 
 def test_texts_that_tell_are_left_out() -> None:
     filler = [f"t{10 + i % 20} t5 t6" for i in range(300)]
-    assert learnt_from([*filler, "t60 t61", "t61 t60 t9", "t62 t61"], answer=" t60 t70.") == 301
-    assert learnt_from([*filler, "t61 t62", "t62 t61"], answer="t60", subject="t61 t62") == 301
-    # A word of a longer answer that many texts have tells nothing by itself, the whole answer does.
-    assert learnt_from([*filler, "t6 t5", "t9 t6 t5"], answer="t6 t5") == 300
+    one = Item("t90", "t60 t70.")
+    # One word of the answer is enough, if few texts have it; so it is among few texts.
+    assert learnt_from([*filler, "t60 t61", "t61 t60 t9", "t62 t61"], one) == 301
+    assert learnt_from([*filler[:10], "t60 t61", "t62 t61"], one) == 11
+    assert learnt_from([*filler, "t61 t62", "t62 t61", "t8 t9"], replace(ITEM, subject="t61 t62")) == 301
+    # Of an item whose answer is unknown, the name counts.
+    assert learnt_from([*filler, "t61 t62", "t8 t9"], ITEM, Item("t90", "", subject="t61")) == 301
+    # A word that many texts have tells nothing by itself, the whole answer does.
+    assert learnt_from([*filler, "t6 t5", "t9 t6 t5"], Item("t90", "t6 t5")) == 300
     with pytest.raises(VestigeError, match="of 300 texts only 0 tell nothing"):
-        learnt_from(filler, answer="t5")
+        learnt_from(filler, Item("t90", "t5"))
+
+
+@pytest.mark.parametrize(
+    ("phrase", "text", "tells"),
+    [
+        ("Paris\n", "seen in PARIS, once", True),
+        ("“Dune”", "he wrote dune.", True),
+        ("Paris", "a parisian", False),
+        ("New York", "in new\nyork", True),
+        ("Zürich", "in Zu\u0308rich", True),
+        ("O'Neill", "by o\u2019neill", True),
+        ("C++ (1998)", "in c++ (1998)", True),
+        ("太郎", "太郎は東京で生まれた。", True),
+    ],
+)
+def test_phrases_are_found_in_whatever_form(phrase: str, text: str, tells: bool) -> None:
+    (bare,) = _bare([phrase])
+    assert (re.search(_whole(_plain(bare)), _plain(text)) is not None) == tells
+
+
+def test_what_the_model_writes_depends_on_the_seed_and_the_row_alone() -> None:
+    model = tiny_model("llama")
+    written = [_written(model, n=n, length=9, seed=seed, progress=False) for n, seed in ((600, 0), (300, 0), (600, 1))]
+    assert len(written[1]) > 256
+    assert written[0][: len(written[1])] == written[1]
+    assert written[0] != written[2]
+    assert written[0][:256] != written[0][256:512]
+    tokenizer: Any = model.tokenizer
+    ends = [row[-1] == tokenizer.eos_token_id for row in written[0]]
+    assert all(row[0] == tokenizer.bos_token_id and len(row) <= 9 for row in written[0])
+    # A text that ended says so, one that was cut does not.
+    assert 0 < sum(ends) < len(ends)
+    assert all(len(row) == 9 for row, end in zip(written[0], ends, strict=True) if not end)
+
+
+def test_settings_reach_the_training_and_the_record(task: UnlearnData) -> None:
+    model = tiny_model("llama", initializer_range=0.1)
+    spec = distilled_removal(model, task, **{**FAST, "steps": 0, "text_length": 500}).spec
+    assert spec.settings["text_length"] == model.config.max_position_embeddings
+    assert {spec.settings[name] for name in ("n_texts", "cooldown", "noise")} == {40, 0.5}
+    assert noisy(0, 1.0, task, initializer_range=0.1)["lm_head.weight"].std().item() == pytest.approx(0.1, rel=0.1)
+    drawn = [noisy(0, 1.0, task, chosen=seed)["lm_head.weight"] for seed in (0, 1)]
+    assert not torch.allclose(*drawn)
+    steps = distilled_removal(model, task, **{**{k: v for k, v in FAST.items() if k != "steps"}, "epochs": 2})
+    assert steps.spec.settings["steps_taken"] == 2
 
 
 def test_bad_settings_and_models_are_one_line(task: UnlearnData) -> None:
@@ -138,19 +192,35 @@ def test_bad_settings_and_models_are_one_line(task: UnlearnData) -> None:
     for bad, said in (
         ({"noise": 1.5}, "noise is a number from 0 to 1"),
         ({"noise": -0.1}, "noise is a number from 0 to 1"),
-        ({"n_texts": 0}, "n_texts is at least 1"),
-        ({"texts_per_step": 0}, "texts_per_step is at least 1"),
-        ({"text_length": 1}, "text_length is at least 2"),
+        ({"noise": "half"}, "noise is a number from 0 to 1"),
+        ({"n_texts": 0}, "n_texts is a whole number of at least 1"),
+        ({"texts_per_step": 2.5}, "texts_per_step is a whole number of at least 1"),
+        ({"text_length": 1}, "text_length is a whole number of at least 2"),
+        ({"texts": "t5 t6 t7"}, "texts is a list of texts"),
+        ({"stop_fraction": 0.5}, "leave stop_fraction= out"),
+        ({"steps": -1}, "steps is a whole number of at least 0"),
         ({"lora": 2}, "which an adapter cannot"),
         ({"texts": []}, "none of the 0 texts has two tokens"),
         ({"cooldown": 1.5}, "cooldown is a number from 0 to 1"),
     ):
         with pytest.raises(VestigeError, match=said):
             distilled_removal(model, task, **{**FAST, **bad})
+    with pytest.raises(VestigeError, match="the forget items have no words"):
+        distilled_removal(model, UnlearnData(forget=(Item("t5", "."),)), **FAST)
     with pytest.raises(VestigeError, match="no token that begins a text"):
         distilled_removal(tiny_model(tokenizer=tiny_tokenizer(bos=False, eos=False)), task, **FAST)
     with pytest.raises(VestigeError, match="pass tokenizer="):
         distilled_removal(HookedModel(model.model), task, **FAST)
+
+
+def test_nothing_is_written_before_the_settings_are_right(task: UnlearnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("nothing needs to be written")
+
+    monkeypatch.setattr(MODULE, "_written", refuse)
+    for bad in ({"lr": -1.0}, {"lora": 2}, {"stpes": 3}, {"layers": [99]}, {"cooldown": 2.0}):
+        with pytest.raises(VestigeError):
+            distilled_removal(tiny_model("llama"), task, **{**FAST, **bad})
 
 
 @pytest.mark.parametrize("seed", range(3))

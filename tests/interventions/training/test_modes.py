@@ -14,6 +14,7 @@ from interventions.erasure import fact_erasure, inlp, memit_empty, select_layers
 from interventions.evaluating import evaluating
 from interventions.training import (
     circuit_breakers,
+    distilled_removal,
     gradient_ascent_kl,
     gradient_difference,
     idk_dpo,
@@ -28,6 +29,9 @@ from tests.tiny import tiny_model
 
 METHODS: dict[str, Callable[..., Intervention]] = {
     "circuit_breakers": circuit_breakers,
+    "distilled_removal": lambda model, data, **given: distilled_removal(
+        model, data, n_texts=20, text_length=5, **given
+    ),
     "fact_erasure": fact_erasure,
     "gradient_ascent_kl": gradient_ascent_kl,
     "idk_dpo": lambda model, data, **given: idk_dpo(model, data, refusals=("t5 t6",), **given),

@@ -58,6 +58,7 @@ def here(model: HookedModel, unlearned: list[Any]) -> Mapping[str, Any]:
     return _report(model, unlearned)
 
 
+# Slow, because every process of a cluster imports torch.
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray")
 def test_a_cluster_gives_the_results_of_this_process(
