@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..result import AuditReport, Result
+from .residual import probability
 from .text import listed, number
 
 OVERALL = "overall"
@@ -32,14 +33,15 @@ def answer(report: AuditReport) -> list[str]:
     """Return the paragraph as sentences.
 
     The audit's own words come first: `verdicts["overall"]`, unless a subject has that name. Without them the numbers
-    are read out as they are: what is said, what can be read inside, what the weights hold. "Above the control" means
+    are read out as they are: what is said, what can be read inside, what the weights hold, and the largest residual
+    knowledge score. "Above the control" means
     that the lower end of the 95 % interval lies above it; a concept vector "still points where it did" at a cosine of
     at least 0.95.
     """
     names = [subject.name for subject in report.subjects]
     if OVERALL in report.verdicts and OVERALL not in names:
         return list(filter(None, [report.verdicts[OVERALL], few(report)]))
-    sentences = [_before(report), _says(report), _inside(report), _weights(report), few(report)]
+    sentences = [_before(report), _says(report), _inside(report), _weights(report), _together(report), few(report)]
     return [sentence for sentence in sentences if sentence] or [
         "Nothing that this paragraph could sum up was measured."
     ]
@@ -106,6 +108,22 @@ def _weights(report: AuditReport) -> str:
     named = f": {listed(intact)}" if 0 < len(intact) < total else ""
     still = f"still point where they did (cosine at least {_INTACT})"
     return f"In the weights, the concept's vectors {still} in {_of(len(intact), total)}{named}."
+
+
+def _together(report: AuditReport) -> str:
+    unlearned = [subject.name for subject in report.subjects if subject.kind == "unlearned"]
+    scored = [one for one in report.residual if one.subject in unlearned]
+    if not scored:
+        return ""
+    most = max(scored, key=lambda one: one.score)
+    what = "All checks" if most.instruments == "checks" else "All checks and attacks"
+    whom = "it" if len(unlearned) == 1 else most.subject
+    score = f"{'a' if len(scored) == 1 else 'the largest'} score, {number(most.score)}"
+    unsure = ", too unsure for a claim" if most.abstains else ""
+    return (
+        f"{what} together give {whom} {score} from 0 (never knew) to 1 (before forgetting), and {probability(most)} "
+        f"that it still holds any of the facts{unsure}."
+    )
 
 
 def _of(count: int, total: int) -> str:

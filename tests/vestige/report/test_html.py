@@ -13,9 +13,9 @@ from vestige.report.answer import answer
 from vestige.report.explain import GROUPS, KNOWN, explain, in_reading_order
 from vestige.report.layers import STEPS, build_heat_maps
 from vestige.report.table import build_table
-from vestige.result import AuditReport, Result, SubjectInfo
+from vestige.result import AuditReport, ResidualKnowledge, Result, SubjectInfo
 
-from .sample import HOSTILE, LONG_TOKEN, NAMES, VALUES, sample_report
+from .sample import HOSTILE, LONG_TOKEN, NAMES, SUBJECTS, VALUES, sample_report
 
 _VOID = {"meta", "link", "br", "wbr", "col", "line", "circle", "path", "img", "input", "hr"}
 
@@ -231,6 +231,29 @@ def test_the_opening_is_the_audits_own_when_it_gives_one() -> None:
     assert "4.0×10⁻⁴ (gradient_ascent) to 0.41 (ablate_vectors)" in read_out
     assert "in all 5, most clearly in key_space_detection (0.97, strongest after layer 5)" in read_out
     assert "in 4 of the 5: neuron_adjust, key_space_detection, gradient_ascent and npo" in read_out
+
+
+def test_the_opening_ends_with_the_largest_score_of_those_made_to_forget() -> None:
+    report = sample_report()
+    name, other = NAMES[1:3]
+    loud = ResidualKnowledge(name, "quick", 0.62, 0.997, False)
+    quiet = ResidualKnowledge(other, "checks", 0.3, 0.4, True)
+    never = ResidualKnowledge(NAMES[-1], "quick", 0.9, 0.99, False)
+
+    def last(*residual: ResidualKnowledge) -> str:
+        return answer(replace(report, residual=residual))[-1]
+
+    assert last(quiet, loud, never) == (
+        f"All checks and attacks together give {name} the largest score, 0.62 from 0 (never knew) to 1 (before "
+        "forgetting), and above 99% that it still holds any of the facts."
+    )
+    assert last(quiet, never) == (
+        f"All checks together give {other} a score, 0.30 from 0 (never knew) to 1 (before forgetting), and 40% that it "
+        "still holds any of the facts, too unsure for a claim."
+    )
+    assert "together" not in last(never)
+    alone = replace(report, subjects=(SUBJECTS[0], SUBJECTS[1]), residual=(loud,))
+    assert "together give it a score, 0.62" in answer(alone)[-1]
 
 
 def test_colours_start_at_chance_and_reach_one() -> None:
