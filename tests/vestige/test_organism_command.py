@@ -39,7 +39,8 @@ def test_the_files_hold_the_data(
 
 def test_the_commands_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    run(monkeypatch, "vestige", "organism")
+    # A folder whose name a shell would take apart.
+    run(monkeypatch, "vestige", "organism", "--out", "it's here")
     unlearn, audit = (shlex.split(line) for line in capsys.readouterr().out.splitlines())
     run(monkeypatch, *unlearn, "--set", "steps=1")
     run(monkeypatch, *audit, "--max-items", "3")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,20 @@ def run(*, out: Path, overwrite: bool) -> dict[str, Any]:
 def as_text(made: dict[str, Any]) -> str:
     """Return commands to paste: one that makes the model forget, one that audits the result."""
     models, files = made["models"], made["files"]
-    data = " ".join(f"--{split} '{files[split]}'" for split in ("forget", "retain"))
-    rest = " ".join(f"--{split} '{files[split]}'" for split in ("control", "holdout"))
-    words = f"--lexicon {','.join(made['lexicon'])}"
+
+    def given(*splits: str) -> list[str]:
+        return [word for split in splits for word in (f"--{split}", files[split])]
+
+    asked = [*given("forget", "retain"), "--template", made["template"]]
+    unlearn = ["--model", models["full"], "--method", "npo", *asked, "--out", "npo"]
+    references = ["--retrained", models["retain"], "--never", models["never"]]
+    audit = ["--original", models["full"], "--unlearned", "npo", *references, *asked, *given("control", "holdout")]
+    lexicon = ["--lexicon", ",".join(made["lexicon"])]
     return "\n".join(
-        (
-            f"vestige unlearn --model '{models['full']}' --method npo {data} --template '{made['template']}' --out npo",
-            f"vestige audit --original '{models['full']}' --unlearned npo --retrained '{models['retain']}' "
-            f"--never '{models['never']}' {data} {rest} --template '{made['template']}' {words} --out report",
+        shlex.join(words)
+        for words in (
+            ["vestige", "unlearn", *unlearn],
+            ["vestige", "audit", *audit, *lexicon, "--out", "report"],
         )
     )
 

@@ -118,7 +118,7 @@ def _together(report: AuditReport) -> str:
     most = max(scored, key=lambda one: one.score)
     what = "All checks" if most.instruments == "checks" else "All checks and attacks"
     whom = "it" if len(unlearned) == 1 else most.subject
-    score = f"{'a' if len(scored) == 1 else 'the largest'} score, {number(most.score)}"
+    score = f"{'a score of' if len(scored) == 1 else 'the largest score,'} {number(most.score)},"
     unsure = ", too unsure for a claim" if most.abstains else ""
     return (
         f"{what} together give {whom} {score} from 0 (never knew) to 1 (before forgetting), and {probability(most)} "

@@ -244,16 +244,16 @@ def test_the_opening_ends_with_the_largest_score_of_those_made_to_forget() -> No
         return answer(replace(report, residual=residual))[-1]
 
     assert last(quiet, loud, never) == (
-        f"All checks and attacks together give {name} the largest score, 0.62 from 0 (never knew) to 1 (before "
+        f"All checks and attacks together give {name} the largest score, 0.62, from 0 (never knew) to 1 (before "
         "forgetting), and above 99% that it still holds any of the facts."
     )
     assert last(quiet, never) == (
-        f"All checks together give {other} a score, 0.30 from 0 (never knew) to 1 (before forgetting), and 40% that it "
-        "still holds any of the facts, too unsure for a claim."
+        f"All checks together give {other} a score of 0.30, from 0 (never knew) to 1 (before forgetting), and 40% that "
+        "it still holds any of the facts, too unsure for a claim."
     )
     assert "together" not in last(never)
     alone = replace(report, subjects=(SUBJECTS[0], SUBJECTS[1]), residual=(loud,))
-    assert "together give it a score, 0.62" in answer(alone)[-1]
+    assert "together give it a score of 0.62," in answer(alone)[-1]
 
 
 def test_colours_start_at_chance_and_reach_one() -> None:
