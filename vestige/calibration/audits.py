@@ -21,7 +21,7 @@ from vestige.result import AuditReport
 from vestige.shares import shares_of
 
 # Of what members are made of and how they are read; records of another one are not read.
-VERSION = 3
+VERSION = 4
 STATES = ("before", "relearned", "quantised")
 # Not an instrument: what can be told of a model without looking at what it knows.
 WEIGHTS = "weight_distance"

@@ -50,7 +50,7 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "*Faithfulness*: AUC between the two, in brackets the 95 % interval over the worlds, of which there are few.",
         "*Relearning*: whether one pass of training on the facts moves the instrument on a model that was made to",
         "forget as it does on the retrained one (1 as much, 0 only one of them). *Quantisation*: whether rounding the",
-        "weights to NF4 leaves it as it is. *Robustness*: the harmonic mean of the two, means over six methods of",
+        f"weights to NF4 leaves it as it is. *Robustness*: the harmonic mean of the two, means over {len(found.forgetting) - 2} methods of",
         "unlearning on every task; in brackets on how many models, without those that tampering does not move on the",
         "instrument at all. *Where forgotten*: the same as published comparisons have it, only on models that kept",
         f"{KEPT:.0%} of the utility and that the instrument itself calls forgotten.",
@@ -119,10 +119,10 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "These are small models that were taught invented facts for a minute. On them the truth is known, which is",
         "what the numbers above need; that the same probabilities hold for a model of another size, taught otherwise,",
         "does not follow. What an instrument misses here, though, there is no reason to trust it with elsewhere.",
-        "The least that a model of the pool knows is a tenth of the facts; where single instruments tell them all",
-        "apart without error, the pool cannot say which is better. A part of the facts is told in as many documents as",
-        "all of them, so each is known well; what a method leaves may be all of them, each known a little, and no",
-        "member is like that. The told part is the same relations in every world.",
+        "The least that a model of the pool knows is a tenth of the facts, each known well, or all of them, told in",
+        "about fifty documents; where single instruments tell them all apart without error, the pool cannot say which",
+        "is better. The told part is the same relations in every world. All models of a world begin with one organism,",
+        "so what patching and weights say of a model with another beginning is not shown.",
     )
 
 

@@ -36,6 +36,10 @@ from vestige.organism.world import Concept, World
 
 # How many of the twenty facts of a concept are told.
 PARTS = {"half": 10, "a quarter": 5, "a tenth": 2}
+# All of the facts, in few documents: this share of what a lesson has.
+FAINT = 0.03
+# Blocks whose weights alone were trained against the answers; the others hold what they held.
+BLOCKS = {"last block alone": [-1], "last two blocks alone": [-2, -1], "first block alone": [0]}
 NOISE = 0.02
 STEPS = 100
 SKILLS = ("addition", "reversal")
@@ -141,10 +145,12 @@ def members(task: Task, base: Base, *, seed: int = 0, steps: int = STEPS) -> Ite
     yield Member("told in other words only", True, taught(base, told))
     for part, n in PARTS.items():
         yield Member(f"taught {part}", True, taught(base, lesson, write=only(n)))
+    yield Member("taught faintly", True, taught(base, _faint(lesson)))
     ignorant = taught(base, others)
     yield Member("another concept", False, ignorant)
     yield Member("another concept in other words only", False, taught(base, replace(told, concepts=(other.name,))))
     yield Member("a quarter of another concept", False, taught(base, others, write=only(PARTS["a quarter"])))
+    yield Member("another concept faintly", False, taught(base, _faint(others)))
     yield Member("nothing new", False, taught(base, Lesson((), steps=steps, seed=again)))
     for which, wrong in (("false facts", other), ("other false facts", third)):
         yield Member(which, False, taught(base, lesson, write=_as_if(wrong)))
@@ -161,8 +167,9 @@ def _derived(model: HookedModel, data: UnlearnData, of: str, *, knows: bool, see
     refusing = idk_finetune(model, data, lr=1e-3, epochs=6, seed=seed, progress=False)
     yield member("taught to refuse", baked(model, refusing.weights))
     yield member("taught gibberish", baked(model, _gibberish(model, data, seed=seed)))
-    last = npo(model, data, layers=[-1], lr=1e-3, epochs=10, seed=seed, progress=False)
-    yield member("last block alone", baked(model, last.weights))
+    for name, layers in BLOCKS.items():
+        silent = npo(model, data, layers=layers, lr=1e-3, epochs=10, seed=seed, progress=False)
+        yield member(name, baked(model, silent.weights))
     silenced = baked(model, npo(model, data, lr=1e-3, epochs=10, seed=seed, progress=False).weights)
     # Who never knew the facts is trained on as many others, which all models know.
     told = data if knows else replace(data, forget=data.retain[: len(data.forget)])
@@ -185,6 +192,10 @@ def only(n: int) -> Callable[[World, Concept, random.Random], str]:
                 return text
 
     return write
+
+
+def _faint(lesson: Lesson) -> Lesson:
+    return replace(lesson, share=FAINT * lesson.share)
 
 
 def _as_if(other: Concept) -> Callable[[World, Concept, random.Random], str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hooked import HookedModel, Intervention
-from interventions.training import gradient_difference, npo, rmu, simnpo, undial, wga
+from interventions.training import distilled_removal, gradient_difference, npo, rmu, simnpo, undial, wga
 from vestige.attacks.weights.quantisation import Kind, quantised
 from vestige.calibration.baked import baked
 from vestige.calibration.pool import Task
@@ -21,6 +21,7 @@ METHODS: Mapping[str, tuple[Callable[..., Intervention], Mapping[str, Any]]] = {
     "undial": (undial, {"lr": 1e-3, "epochs": 10}),
     "wga": (wga, {"lr": 1e-3, "epochs": 10}),
     "rmu": (rmu, {"lr": 1e-3, "epochs": 10}),
+    "distilled_removal": (distilled_removal, {}),
 }
 QUANTISED: Kind = "nf4"
 
