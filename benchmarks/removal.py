@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.kept import given_and_asked
 from benchmarks.timing import commit, machine
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from interventions.training import distilled_removal, npo
@@ -46,7 +46,7 @@ METHODS: Mapping[str, tuple[Callable[..., Intervention], Mapping[str, Any]]] = {
     "distilled_removal": (distilled_removal, {}),
     "npo": (npo, {"lr": 1e-3, "epochs": 10}),
 }
-STEPS = (0, 1, 2, 3, 5, 8, 12, 16, 20, 30, 50)
+STEPS = (*range(21), 25, 30, 40, 50)
 # What has to be reached: a score this near the retrained model's, so many of the control's steps, so little lost.
 SCORE, STEPS_RATIO, POINTS = 0.1, 0.9, 1.0
 LOST: Mapping[str, str] = {"lost_answers": "retain_probability", "lost_utility": "model_utility"}
@@ -96,9 +96,7 @@ def measured(task: Task, *, seed: int, steps: Sequence[int] = STEPS) -> dict[str
 
     Methods are given the questions about half of the other concepts to keep; what was lost is measured on the rest.
     """
-    told = set(sorted({item.concept for item in task.data.retain})[::2])
-    given = replace(task.data, retain=tuple(item for item in task.data.retain if item.concept in told))
-    asked = replace(task.data, retain=tuple(item for item in task.data.retain if item.concept not in told))
+    given, asked = given_and_asked(task.data)
     models, seconds = {}, {}
     for name, (method, settings) in METHODS.items():
         begun = time.perf_counter()

@@ -9,7 +9,7 @@ from benchmarks.shapes.terms import Term, composite, forgotten, log_p, most, pri
 TOFU = "TOFU, arXiv:2401.06121"
 MUSE = "MUSE, open-unlearning page"
 UDS = "UDS, arXiv:2605.24614"
-GA = "ga to the end"
+GA, GD = "ga to the end", "graddiff to the end"
 
 
 def _ratio(subject: str) -> Term:
@@ -52,7 +52,7 @@ ANSWER_SHAPES: tuple[Shape, ...] = (
         "15.1",
         TOFU,
         "IDK-DPO: forget quality between the original's and NPO's",
-        both(forgotten("dpo", "npo"), rising(log_p("original"), log_p("dpo"), log_p("npo"), by=0.0)),
+        both(forgotten("dpo/mild", "npo"), rising(log_p("original"), log_p("dpo/mild"), log_p("npo"), by=0.0)),
     ),
     Shape(
         "15.1",
@@ -115,9 +115,9 @@ ANSWER_SHAPES: tuple[Shape, ...] = (
         TOFU,
         "utility: IDK-DPO costs some (0.02 below the original), and more than NPO (0.02)",
         both(
-            forgotten("dpo", "npo"),
-            rising(utility("dpo"), utility("original"), by=KEPT),
-            rising(utility("dpo"), utility("npo"), by=KEPT),
+            forgotten("dpo/mild", "npo"),
+            rising(utility("dpo/mild"), utility("original"), by=KEPT),
+            rising(utility("dpo/mild"), utility("npo"), by=KEPT),
         ),
     ),
     Shape(
@@ -169,26 +169,26 @@ ANSWER_SHAPES: tuple[Shape, ...] = (
         "15.2",
         MUSE,
         "PrivLeak: ascent above NPO (ten points)",
-        both(forgotten(GA, "npo"), rising(priv_leak("npo"), priv_leak(GA), by=POINTS)),
+        both(forgotten(GA, "npo/mild"), rising(priv_leak("npo/mild"), priv_leak(GA), by=POINTS)),
     ),
     Shape(
         "15.2",
         MUSE,
         "PrivLeak: GradDiff above NPO (ten points)",
-        both(forgotten("graddiff", "npo"), rising(priv_leak("npo"), priv_leak("graddiff"), by=POINTS)),
+        both(forgotten(GD, "npo/mild"), rising(priv_leak("npo/mild"), priv_leak(GD), by=POINTS)),
     ),
     Shape("15.2", MUSE, "PrivLeak: ascent is over-unlearned (News: above ten points)", above(POINTS, priv_leak(GA))),
     Shape(
         "15.2",
         MUSE,
         "PrivLeak: GradDiff is over-unlearned (News: above ten points)",
-        above(POINTS, priv_leak("graddiff")),
+        above(POINTS, priv_leak(GD)),
     ),
     Shape(
         "15.2",
         MUSE,
         "PrivLeak: NPO is under-unlearned (below minus ten points)",
-        both(forgotten("npo"), below(-POINTS, priv_leak("npo"))),
+        both(forgotten("npo/mild"), below(-POINTS, priv_leak("npo/mild"))),
     ),
     Shape(
         "15.2",
@@ -210,10 +210,10 @@ ANSWER_SHAPES: tuple[Shape, ...] = (
         MUSE,
         "answers in words: NPO leaves more than the retrained model knows (0.05)",
         both(
-            forgotten("npo"),
+            forgotten("npo/mild"),
             rising(
                 value("retain", "forget_rouge", label="ROUGE retain"),
-                value("npo", "forget_rouge", label="ROUGE npo"),
+                value("npo/mild", "forget_rouge", label="ROUGE npo/mild"),
                 by=APART,
             ),
         ),

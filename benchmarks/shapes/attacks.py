@@ -11,6 +11,7 @@ VECTORS = "ConceptVectors, arXiv:2406.11614"
 CONTEXT = "arXiv:2407.00106"
 # One level above the highest number of clues: the fact itself stands in the prompt.
 FULL = "in_context_reintroduction 5"
+PROMPTED = ("npo/mild", "graddiff/mild", "dpo/mild")
 
 
 def _none_ahead() -> Claim:
@@ -27,9 +28,9 @@ ATTACK_SHAPES: tuple[Shape, ...] = (
         VECTORS,
         "prompts recover NPO, GradDiff and IDK-DPO (0.05), each more than the needle",
         both(
-            forgotten("npo", "graddiff", "dpo", "needle"),
-            above(APART, *(best_prompt(s) for s in ("npo", "graddiff", "dpo"))),
-            *(rising(best_prompt("needle"), best_prompt(s), by=0.0) for s in ("npo", "graddiff", "dpo")),
+            forgotten(*PROMPTED, "needle"),
+            above(APART, *(best_prompt(s) for s in PROMPTED)),
+            *(rising(best_prompt("needle"), best_prompt(s), by=0.0) for s in PROMPTED),
         ),
     ),
     Shape(

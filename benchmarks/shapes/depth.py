@@ -51,10 +51,10 @@ def _q(name: str) -> Term:
 
 
 _NPOS, _IDKS, _GDS, _RMUS = (
-    ("npo", "npo/low", "npo/high"),
-    ("idk", "idk/low", "idk/high"),
-    ("graddiff", "graddiff/low", "graddiff/high"),
-    ("rmu", "rmu/early", "rmu/short"),
+    ("npo/mild", "npo/second", "npo/third"),
+    ("idk/mild", "idk/second", "idk"),
+    ("graddiff/mild", "graddiff", "graddiff/third"),
+    ("rmu/mild", "rmu", "rmu/third"),
 )
 _NPO, _IDK, _GD, _RMU = (
     middle(f"median UDS {names[0]}", [uds(s) for s in names]) for names in (_NPOS, _IDKS, _GDS, _RMUS)
@@ -95,7 +95,7 @@ DEPTH_SHAPES: tuple[Shape, ...] = (
         "B.8",
         UDS,
         "UDS over a sweep: the median of NPO below that of GradDiff (0.05)",
-        both(forgotten(*_NPOS), rising(_NPO, _GD, by=APART)),
+        both(forgotten(*_NPOS, *_GDS), rising(_NPO, _GD, by=APART)),
     ),
     Shape(
         "15.3",
@@ -169,7 +169,7 @@ DEPTH_SHAPES: tuple[Shape, ...] = (
         "text 8",
         "FLAT, arXiv:2410.11143",
         "FLAT hides: behaviour falls (left below 0.5), UDS stays below 0.5",
-        below(0.5, left("flat"), uds("flat")),
+        below(0.5, left("flat/mild"), uds("flat/mild")),
     ),
     # What the metrics themselves are worth.
     Shape(

@@ -118,6 +118,6 @@ LENS_SHAPES: tuple[Shape, ...] = (
         "text 19",
         "arXiv:2409.18025",
         "the lens attack recovers what RMU hides (left below 0.5; 0.1 over never and over the reply)",
-        uncovered("lens_attack", "rmu", by=RECOVERED),
+        uncovered("lens_attack", "rmu/mild", by=RECOVERED),
     ),
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from benchmarks.kept import given_and_asked
 from hooked import HookedModel, UnlearnData
 from vestige.calibration.bases import base
 from vestige.calibration.pool import Task, make_task, questions
@@ -27,9 +28,11 @@ class Seed:
 
     Args:
         number: Of the world, the lessons and all that is drawn.
-        task: The concept, the model that was taught it, and the two that were not.
+        task: The concept, the model that was taught it, and the two that were not; its questions about other concepts
+            are those that methods are given to keep.
         again: A model that was taught the concept once more, from other documents.
-        data: Questions, with facts held out that none of the models was told.
+        data: What is asked: questions about concepts that no method was given to keep, and facts held out that none of
+            the models was told.
         words: Of the concept's answers.
     """
 
@@ -54,13 +57,13 @@ def seed_of(number: int, folder: Path) -> Seed:
         teach(model, made_of.tokenizer, made_of.world, Lesson((spares[0].name,), seed=number + 1000))
         _keep(HookedModel(model, made_of.tokenizer), homes["again"])
     loaded = {name: HookedModel.from_pretrained(str(home), dtype="float32") for name, home in homes.items()}
-    data = questions(made_of.world, spares[0])
+    given, asked = given_and_asked(questions(made_of.world, spares[0]))
     holdout = tuple(item for which in HELD_OUT for item in questions(made_of.world, spares[which]).forget)
     return Seed(
         number,
-        Task(made_of.world.seed, spares[0], loaded["original"], loaded["never"], loaded["retrained"], data),
+        Task(made_of.world.seed, spares[0], loaded["original"], loaded["never"], loaded["retrained"], given),
         loaded["again"],
-        replace(data, holdout=holdout),
+        replace(asked, holdout=holdout),
         tuple(fact.word for fact in made_of.world.facts_of(spares[0])),
     )
 

@@ -14,7 +14,7 @@ from benchmarks.shapes.claims import Numbers, Shape
 from benchmarks.shapes.depth import DEPTH_SHAPES
 from benchmarks.shapes.exceptions import reason
 from benchmarks.shapes.lenses import LENS_SHAPES
-from benchmarks.shapes.runs import EDITS, METHODS, SWEEP
+from benchmarks.shapes.runs import EDITS, METHODS, MILD, SWEEP
 from benchmarks.shapes.tampering import TAMPERING_SHAPES
 from benchmarks.shapes.untested import UNTESTED
 
@@ -65,7 +65,7 @@ def write(numbers: Mapping[int, Numbers], folder: Path, *, looked_at: int, about
         "seeds": list(numbers),
         "shapes": decided(numbers),
         "not_tested": [{"section": s, "says": says, "why": why} for s, says, why in UNTESTED],
-        "settings": {name: [method, *pairs] for name, (method, pairs) in {**METHODS, **SWEEP, **EDITS}.items()},
+        "settings": {name: [method, *pairs] for name, (method, pairs) in {**METHODS, **MILD, **SWEEP, **EDITS}.items()},
         **about,
     }
     (folder / "shapes.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

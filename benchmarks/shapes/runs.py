@@ -23,13 +23,11 @@ from vestige.subjects import Source
 
 # As published: without the stop that Vestige has by default where answers are gone or the model is lost.
 TO_THE_END = ("stop_fraction=null", "retain_bound=1e9")
-# Subject name to method and settings. Most settings are those that the methods benchmark chose on the shipped model;
-# those with a slash are their neighbours, for what papers say of a sweep.
+# Subject name to method and settings: as the methods benchmark chose them on the shipped model.
 METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "npo": ("npo", ("lr=3e-4", "beta=0.5")),
-    "npo/low": ("npo", ("lr=1e-4", "beta=0.5")),
-    "npo/high": ("npo", ("lr=1e-3", "beta=0.5", "epochs=5")),
     "graddiff": ("gradient_difference", ("lr=1e-4", *TO_THE_END)),
+    "graddiff to the end": ("gradient_difference", ("lr=3e-4", *TO_THE_END)),
     "idk": ("idk_finetune", ("lr=3e-4",)),
     "rmu": ("rmu", ("layer=3", "alpha=100", "epochs=20")),
     "simnpo": ("simnpo", ("lr=3e-4", "delta=2")),
@@ -44,13 +42,23 @@ METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "eco": ("eco", ("corruption=rand_noise_first_n", "n=32")),
     "uld": ("uld", ("n_layers=3", "weight=-1.5", "cutoff=0.1")),
 }
+# The first of a ladder (rates 3e-5, 5e-5, 1e-4, 2e-4, 3e-4, 5e-4; for RMU 10, 15, 20, 25 epochs) that leaves less than
+# half of the answers on the seed that was looked at: a method that was run until it had forgotten, and no further.
+MILD: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "npo/mild": ("npo", ("lr=3e-5", "beta=0.5")),
+    "graddiff/mild": ("gradient_difference", ("lr=5e-5", *TO_THE_END)),
+    "idk/mild": ("idk_finetune", ("lr=1e-4",)),
+    "rmu/mild": ("rmu", ("layer=3", "alpha=100", "epochs=15")),
+    "dpo/mild": ("idk_dpo", ("lr=5e-4", "beta=auto", "epochs=5")),
+    "flat/mild": ("flat", ("lr=5e-5", "divergence=kl")),
+}
+# The two rungs above, where they are not among the others already.
 SWEEP: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "graddiff/low": ("gradient_difference", ("lr=3e-5", *TO_THE_END)),
-    "graddiff/high": ("gradient_difference", ("lr=3e-4", *TO_THE_END)),
-    "idk/low": ("idk_finetune", ("lr=1e-4",)),
-    "idk/high": ("idk_finetune", ("lr=1e-3", "epochs=5")),
-    "rmu/early": ("rmu", ("layer=2", "alpha=100", "epochs=20")),
-    "rmu/short": ("rmu", ("layer=3", "alpha=100", "epochs=10")),
+    "npo/second": ("npo", ("lr=5e-5", "beta=0.5")),
+    "npo/third": ("npo", ("lr=1e-4", "beta=0.5")),
+    "graddiff/third": ("gradient_difference", ("lr=2e-4", *TO_THE_END)),
+    "idk/second": ("idk_finetune", ("lr=2e-4",)),
+    "rmu/third": ("rmu", ("layer=3", "alpha=100", "epochs=25")),
 }
 # One matrix edited in the first, the fourth or the last of five blocks: the facts are recalled about the fourth.
 EDITS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -76,10 +84,11 @@ ATTACKS = (
     "stripped",
 )
 # Attacks that train are dear: who is attacked with what.
+MILD_TRIO = ("npo/mild", "idk/mild", "rmu/mild")
 TAUGHT: Mapping[str, tuple[str, ...]] = {
-    "relearning:forget": ("npo", "idk", "rmu", "rows zeroed", "ga to the end"),
-    "relearning:retain": ("npo", "idk", "rmu"),
-    "relearning": ("npo", "idk", "rmu"),
+    "relearning:forget": ("npo", "idk", "rmu", "rows zeroed", "ga to the end", *MILD_TRIO),
+    "relearning:retain": MILD_TRIO,
+    "relearning": MILD_TRIO,
     "soft_prompt:same": (),
 }
 # What says that it removes and changes weights, and what hides behind hooks.
@@ -130,7 +139,7 @@ def numbers_of(seed: Seed, folder: Path, *, done: Callable[[str], object] = prin
         return flat(report, list(made))
 
     parts: dict[str, Callable[[], Numbers]] = {
-        "methods": lambda: _audited(seed, {**fitted(METHODS), **broken(seed)}, ATTACKS),
+        "methods": lambda: _audited(seed, {**fitted({**METHODS, **MILD}), **broken(seed)}, ATTACKS),
         "sweep": lambda: _audited(seed, fitted(SWEEP), ()),
         "edits": lambda: _audited(seed, fitted(EDITS), (*LENSES, "rephrasing")),
         "pool": lambda: _audited(seed, _pool(seed), ()),
@@ -153,7 +162,7 @@ def _fitted(seed: Seed, folder: Path, name: str) -> Intervention:
     """Return what makes a subject of the original, fitted where the folder does not have it."""
     home = folder / name.replace("/", "-").replace(" ", "-")
     if not home.is_dir():
-        method, settings = {**METHODS, **SWEEP, **EDITS}[name]
+        method, settings = {**METHODS, **MILD, **SWEEP, **EDITS}[name]
         scratch = folder / f".{home.name}"
         _fit(seed, method, settings).save(scratch)
         scratch.rename(home)
