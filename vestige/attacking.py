@@ -81,6 +81,8 @@ def attack(
     options = RayOptions(workers=workers, num_gpus=num_gpus, address=address)
     if engine == "ray":
         imported()
+    elif options != RayOptions(workers=1):
+        raise VestigeError("workers, num_gpus and address are settings of Ray; set the engine to ray, or leave them out")
     attacks = chosen(suite, names)
     if not attacks:
         raise VestigeError("no attack was chosen; give a suite (quick, standard, full) or names")

@@ -59,7 +59,9 @@ def calibrate(
     Raises:
         VestigeError: A setting is out of range, or Ray is not there.
     """
-    check_settings(fit, held, concepts=concepts, suite=suite, engine=engine, workers=workers, work=work)
+    check_settings(
+        fit, held, concepts=concepts, suite=suite, engine=engine, workers=workers, address=address, work=work
+    )
     work.mkdir(parents=True, exist_ok=True)
     run = partial(_on_ray, workers, address) if engine == "ray" else partial(_here, workers)
     read = partial(audited, folder=work, suite=suite)
@@ -98,6 +100,7 @@ def check_settings(
     engine: str,
     workers: int,
     work: Path,
+    address: str | None = None,
     mark: str = "",
 ) -> None:
     """Refuse settings that `calibrate` would refuse, before anything is said of what they cost.
@@ -110,6 +113,7 @@ def check_settings(
         engine: Likewise.
         workers: Likewise.
         work: Likewise.
+        address: Likewise.
         mark: Stands before the name of a setting in messages: `--` for options.
 
     Raises:
@@ -130,6 +134,8 @@ def check_settings(
             raise VestigeError(f"{mark}{name} is {'at least 1' if most is None else f'1 to {most}'}, got {value}")
     if engine not in ENGINES:
         raise VestigeError(f"{mark}engine is one of {', '.join(ENGINES)}, got {engine!r}")
+    if address is not None and engine != "ray":
+        raise VestigeError(f"{mark}address is of a Ray cluster; give {mark}engine ray as well, or leave it out")
     chosen(suite)
     if work.exists() and not work.is_dir():
         raise VestigeError(f"{mark}work: '{work}' is a file; give a folder")

@@ -351,7 +351,14 @@ def calibrate(
         raise VestigeError(f"--work and --out are both '{out}'; give each a folder of its own")
     worlds = command.seeds(fit, what="--fit"), command.seeds(held, what="--held")
     calibration.check_settings(
-        *worlds, concepts=n_concepts, suite=suite, engine=engine, workers=workers, work=work, mark="--"
+        *worlds,
+        concepts=n_concepts,
+        suite=suite,
+        engine=engine,
+        workers=workers,
+        address=address,
+        work=work,
+        mark="--",
     )
     cost = calibration.minutes(fit=len(worlds[0]), held=len(worlds[1]), concepts=n_concepts)
     typer.echo(f"about {cost} core minutes from nothing, less what is in '{work}' already", err=True)

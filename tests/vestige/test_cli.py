@@ -291,6 +291,14 @@ ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
         ("calibrate", "--work", "w", "--engine", "dask", "--out", "o"),
         "--engine is one of",
     ),
+    "calibration on a cluster without Ray": (
+        ("calibrate", "--work", "w", "--address", "head:6379", "--out", "o"),
+        "give --engine ray as well",
+    ),
+    "attacks on a cluster without Ray": (
+        ("attack", "--original", "{full}", "--forget", "{forget}", "--workers", "4", "--out", "o"),
+        "workers, num_gpus and address are settings of Ray",
+    ),
     "calibration into its work": (("calibrate", "--work", "o", "--out", "o"), "--work and --out are both 'o'"),
     "calibration in a file": (
         ("calibrate", "--work", "bad.jsonl", "--out", "o"),

@@ -39,13 +39,14 @@ class AttackRow:
 
 @dataclass(frozen=True)
 class Worst:
-    """The attack that recovers most from a subject."""
+    """The attack that recovers most from a subject, and one that was shown the answers, where that recovers more."""
 
     subject: str
     attack: str
     gap: str
     interval: str
     upper_bound: bool
+    shown: Worst | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,9 @@ def _worst(subject: str, results: Sequence[AttackResult]) -> Worst | None:
     if found is None:
         return None
     said = _gap(found.gap) if found.gap is None or found.gap <= 1 else f"at least all of it ({_gap(found.gap)})"
-    return Worst(subject, found.attack, said, _between(found), found.uses_target)
+    louder = [r for r in results if r.uses_target and (r.gap or 0.0) > (found.gap or 0.0)]
+    shown = None if found.uses_target else _worst(subject, louder)
+    return Worst(subject, found.attack, said, _between(found), found.uses_target, shown)
 
 
 def _gap(value: float | None) -> str:

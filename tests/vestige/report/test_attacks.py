@@ -47,6 +47,23 @@ def test_the_worst_attack_is_clear_and_preferably_not_shown_the_answers() -> Non
     assert worst_of([unclear]) is None
 
 
+def test_an_attack_that_was_shown_the_answers_is_named_where_it_recovers_more() -> None:
+    def worst(shown: float, *, low: float = 0.1) -> str:
+        mild = AttackResult("mild", "npo", 0.5, gap=0.3, gap_low=0.2, gap_high=0.4)
+        loud = AttackResult("loud", "npo", 0.5, gap=shown, gap_low=low, gap_high=shown, uses_target=True)
+        report = sample_report()
+        names = {s.kind: s.name for s in report.subjects}
+        attacks = tuple(replace(one, subject=names["unlearned"]) for one in (mild, loud))
+        page = render_html(replace(report, attacks=attacks))
+        (line,) = [line for line in page.splitlines() if "most is recovered by" in line]
+        assert "<strong>mild</strong>" in line
+        return line
+
+    assert "shown the answers, <strong>loud</strong> recovers 0.90" in worst(0.9)
+    assert "loud" not in worst(0.25)
+    assert "loud" not in worst(0.9, low=-0.1)
+
+
 def test_curves_fill_the_chart_and_name_their_ends() -> None:
     found = build_attacks(sample_report())
     assert found is not None
