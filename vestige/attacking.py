@@ -82,7 +82,7 @@ def attack(
     if engine == "ray":
         imported()
     elif options != RayOptions(workers=1):
-        raise VestigeError("workers, num_gpus and address are settings of Ray; set the engine to ray, or leave them out")
+        raise VestigeError("workers, num_gpus and address are settings of Ray; choose engine ray, or leave them out")
     attacks = chosen(suite, names)
     if not attacks:
         raise VestigeError("no attack was chosen; give a suite (quick, standard, full) or names")
