@@ -18,8 +18,8 @@ from benchmarks.shapes.page import write
 from benchmarks.shapes.runs import numbers_of
 from benchmarks.timing import commit, machine
 
-# Settings were fixed on the first.
-LOOKED_AT, SEEDS = 1, (1, 2, 3, 4)
+# Settings were fixed on the one, and the others count.
+LOOKED_AT, SEEDS = 1, (2, 3, 4)
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.shapes.claims import APART, KEPT, Shape, above, alike, below, both, near, rising, some
-from benchmarks.shapes.runs import HOOKS, REMOVAL, TAMPERED
+from benchmarks.shapes.runs import HOOKS, REMOVAL, RUNGS, TAMPERED
 from benchmarks.shapes.terms import (
     Term,
     agreement,
@@ -50,12 +50,7 @@ def _q(name: str) -> Term:
     return robust("right_part" if name == "truth_ratio" else name, TAMPERED, "rounded", forgotten=METRICS[name])
 
 
-_NPOS, _IDKS, _GDS, _RMUS = (
-    ("npo/mild", "npo/second", "npo/third"),
-    ("idk/mild", "idk/second", "idk"),
-    ("graddiff/mild", "graddiff", "graddiff/third"),
-    ("rmu/mild", "rmu", "rmu/third"),
-)
+_NPOS, _IDKS, _GDS, _RMUS = (tuple(f"{name}/{rung}" for rung in RUNGS) for name in ("npo", "idk", "graddiff", "rmu"))
 _NPO, _IDK, _GD, _RMU = (
     middle(f"median UDS {names[0]}", [uds(s) for s in names]) for names in (_NPOS, _IDKS, _GDS, _RMUS)
 )

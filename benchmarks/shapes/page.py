@@ -14,7 +14,7 @@ from benchmarks.shapes.claims import Numbers, Shape
 from benchmarks.shapes.depth import DEPTH_SHAPES
 from benchmarks.shapes.exceptions import reason
 from benchmarks.shapes.lenses import LENS_SHAPES
-from benchmarks.shapes.runs import EDITS, METHODS, MILD, SWEEP
+from benchmarks.shapes.runs import EDITS, LADDERS, METHODS
 from benchmarks.shapes.tampering import TAMPERING_SHAPES
 from benchmarks.shapes.untested import UNTESTED
 
@@ -62,10 +62,18 @@ def write(numbers: Mapping[int, Numbers], folder: Path, *, looked_at: int, about
     """
     found = {
         "looked_at": looked_at,
-        "seeds": list(numbers),
+        "seeds": sorted(numbers),
         "shapes": decided(numbers),
         "not_tested": [{"section": s, "says": says, "why": why} for s, says, why in UNTESTED],
-        "settings": {name: [method, *pairs] for name, (method, pairs) in {**METHODS, **MILD, **SWEEP, **EDITS}.items()},
+        "settings": {name: [method, *pairs] for name, (method, pairs) in {**METHODS, **EDITS}.items()},
+        "rungs": {
+            name: {
+                "method": [method, *pairs],
+                "chosen": {str(seed): ladder[int(numbers[seed][f"{name}/mild"]["rung"])] for seed in sorted(numbers)},
+                "ladder": list(ladder),
+            }
+            for name, (method, pairs, ladder) in LADDERS.items()
+        },
         **about,
     }
     (folder / "shapes.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -88,20 +96,17 @@ def page(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of shapes.md."""
     seeds, shapes = found["seeds"], found["shapes"]
     held, total = counts(found)["published"]
-    looked_at = found["looked_at"]
-    fresh = [seed for seed in seeds if seed != looked_at]
-    new = sum(came_out(shape, fresh) for shape in shapes if shape["kind"] == "published")
     yield from ("# What papers report of metrics and attacks, and what comes out", "")
     yield "A shape is a direction: which of two numbers is larger, or its sign. No number of a paper is asked for. A"
     yield "seed is a world, a concept with its 20 facts, and lessons drawn for it, with an original, a retrained and a"
     yield "never-taught model, and all that is fitted to the original. Margins were written down before any of these"
-    yield f"models was asked. Seed {looked_at} was then looked at: GradDiff was let run to its end, as published, the"
-    yield "defences were moved to the fourth block, about which the facts are recalled, and one order was struck that"
-    yield f"the specification forbids for single runs. Seeds {_listed(fresh)} came after that. What comes out of the"
+    yield f"models was asked; settings were fixed on seed {found['looked_at']}, which is not counted. Other settings had"
+    yield f"been tried on seeds {_listed(seeds)} as well: every method as the methods benchmark had chosen it, often far"
+    yield "past the point where the answers are gone, and then one rung of a ladder for all seeds. What comes out of the"
     yield "unlearning methods themselves is in [methods.md](methods.md). Written by `python -m benchmarks.shapes`."
     yield ""
     yield f"**{held} of {total} published shapes ({held / total:.0%}) come out on all {len(seeds)} seeds**, where the"
-    yield f"aim is 90 %; {new} on seeds {_listed(fresh)}. Each exception is named below."
+    yield "aim is 90 %. Each exception is named below."
     yield from ("", "| shapes | come out on every seed | of | share |", "|---|---|---|---|")
     for kind, (mine, of) in counts(found).items():
         yield f"| {KINDS[kind]} | {mine} | {of} | {mine / of:.0%} |"
@@ -121,10 +126,18 @@ def page(found: Mapping[str, Any]) -> Iterator[str]:
     yield from ("", "## Not tested", "", "| section | what is reported | why it is not asked |", "|---|---|---|")
     yield from (f"| {row['section']} | {row['says']} | {row['why']} |" for row in found["not_tested"])
     yield from ("", "## Settings", "")
-    yield "As [methods.md](methods.md) chose them on the shipped model, and neighbours for sweeps; none was changed for"
-    yield "a shape. Subject, method and settings:"
+    yield "As [methods.md](methods.md) chose them on the shipped model; `to the end` without a stop, as published:"
     yield ""
-    yield from (f"* {name}: {' '.join(f'`{part}`' for part in what)}" for name, what in found["settings"].items())
+    yield from (f"* {name}: {_code(what)}" for name, what in found["settings"].items())
+    yield ""
+    yield "`/mild` is the first rung of a ladder that leaves less than half of the answers, found on each seed: the"
+    yield "method has forgotten and goes no further. A sweep is that rung and the next two, `/second` and `/third`."
+    yield "TOFU's table is of settings that were chosen by forget quality; what MUSE reports of NPO, and what papers"
+    yield "report of prompts, relearning and rounding, is asked of `/mild`."
+    yield ""
+    for name, row in found["rungs"].items():
+        chosen = ", ".join(f"seed {seed}: {rung}" for seed, rung in row["chosen"].items())
+        yield f"* {name}: {_code(row['method'])}, ladder {_code(row['ladder'])}; `/mild` on {chosen}"
     m = found["machine"]
     yield from ("", f"{m['processor']}, {m['cores']} cores; commit {found['commit']}.")
 
@@ -138,7 +151,7 @@ def _how() -> Iterator[str]:
     yield "after all seeds were looked at. They make shapes harder to pass, but for one: benign relearning is"
     yield "compared with relearning on the facts after five steps, since after twenty the model that never knew has"
     yield "learnt the facts as well. A method that diverged on a seed has no numbers there (`none`), and no claim"
-    yield "about it comes out: needle_tune on seed 3."
+    yield "about it comes out. Utility is asked about concepts that no method was given to keep."
     yield ""
     yield "The shapes of faithfulness have a limit. Their models that do not know are made of the never-taught one,"
     yield "which had the lesson seed of the original and the retrained model; those that know were taught again with"
@@ -162,6 +175,10 @@ def _exceptions(shapes: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> It
         if not came_out(shape, seeds):
             times = sum(shape["holds"][str(seed)] for seed in seeds)
             yield f"* {shape['number']} ({times} of {len(seeds)}). {shape['says']}: {reason(shape['says'])}"
+
+
+def _code(parts: Sequence[str]) -> str:
+    return " ".join(f"`{part}`" for part in parts)
 
 
 def _rounded(number: float) -> float | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.shapes.models import Seed, broken, noisy
 from hooked import Intervention
 from interventions.training.descent import DivergedError
+from probes import answer_probability
 from vestige.attacking import attack
 from vestige.attacks.weights.quantisation import quantised
 from vestige.auditing import audit
@@ -42,24 +43,21 @@ METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "eco": ("eco", ("corruption=rand_noise_first_n", "n=32")),
     "uld": ("uld", ("n_layers=3", "weight=-1.5", "cutoff=0.1")),
 }
-# The first of a ladder (rates 3e-5, 5e-5, 1e-4, 2e-4, 3e-4, 5e-4; for RMU 10, 15, 20, 25 epochs) that leaves less than
-# half of the answers on the seed that was looked at: a method that was run until it had forgotten, and no further.
-MILD: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "npo/mild": ("npo", ("lr=3e-5", "beta=0.5")),
-    "graddiff/mild": ("gradient_difference", ("lr=5e-5", *TO_THE_END)),
-    "idk/mild": ("idk_finetune", ("lr=1e-4",)),
-    "rmu/mild": ("rmu", ("layer=3", "alpha=100", "epochs=15")),
-    "dpo/mild": ("idk_dpo", ("lr=5e-4", "beta=auto", "epochs=5")),
-    "flat/mild": ("flat", ("lr=5e-5", "divergence=kl")),
+RATES = tuple(f"lr={rate}" for rate in ("3e-5", "5e-5", "1e-4", "2e-4", "3e-4", "5e-4", "1e-3"))
+# Subject name to method, its other settings and a ladder of one of them. A method that runs until it has forgotten, and
+# no further, stands on the first rung that leaves less than half of the answers, found on each seed.
+LADDERS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "npo": ("npo", ("beta=0.5",), RATES),
+    "graddiff": ("gradient_difference", TO_THE_END, RATES),
+    "idk": ("idk_finetune", (), RATES),
+    "rmu": ("rmu", ("layer=3", "alpha=100"), tuple(f"epochs={n}" for n in (10, 15, 20, 25, 30, 40))),
+    "dpo": ("idk_dpo", ("beta=auto", "epochs=5"), RATES),
+    "flat": ("flat", ("divergence=kl",), RATES),
 }
-# The two rungs above, where they are not among the others already.
-SWEEP: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "npo/second": ("npo", ("lr=5e-5", "beta=0.5")),
-    "npo/third": ("npo", ("lr=1e-4", "beta=0.5")),
-    "graddiff/third": ("gradient_difference", ("lr=2e-4", *TO_THE_END)),
-    "idk/second": ("idk_finetune", ("lr=2e-4",)),
-    "rmu/third": ("rmu", ("layer=3", "alpha=100", "epochs=25")),
-}
+# How far above that rung, or on the last one.
+RUNGS: Mapping[str, int] = {"mild": 0, "second": 1, "third": 2}
+MILD = tuple(f"{name}/mild" for name in LADDERS)
+SWEEP = tuple(f"{name}/{rung}" for name in ("npo", "graddiff", "idk", "rmu") for rung in ("second", "third"))
 # One matrix edited in the first, the fourth or the last of five blocks: the facts are recalled about the fourth.
 EDITS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     f"{short}@{layer}": (name, (f"layer={layer}", "epochs=20"))
@@ -83,8 +81,8 @@ ATTACKS = (
     "direction_ablation",
     "stripped",
 )
-# Attacks that train are dear: who is attacked with what.
 MILD_TRIO = ("npo/mild", "idk/mild", "rmu/mild")
+# Attacks that train are dear: who is attacked with what.
 TAUGHT: Mapping[str, tuple[str, ...]] = {
     "relearning:forget": ("npo", "idk", "rmu", "rows zeroed", "ga to the end", *MILD_TRIO),
     "relearning:retain": MILD_TRIO,
@@ -116,7 +114,7 @@ def numbers_of(seed: Seed, folder: Path, *, done: Callable[[str], object] = prin
         for name in names:
             # A method that breaks the model at its settings has no numbers, and no claim about it comes out.
             try:
-                made[name] = _fitted(seed, home / "made", name)
+                made[name] = _stepped(seed, home / "made", name) if "/" in name else _fitted(seed, home / "made", name)
             except DivergedError as error:
                 done(f"seed {seed.number}: {error}")
         return made
@@ -139,11 +137,12 @@ def numbers_of(seed: Seed, folder: Path, *, done: Callable[[str], object] = prin
         return flat(report, list(made))
 
     parts: dict[str, Callable[[], Numbers]] = {
-        "methods": lambda: _audited(seed, {**fitted({**METHODS, **MILD}), **broken(seed)}, ATTACKS),
+        "methods": lambda: _audited(seed, {**fitted((*METHODS, *MILD)), **broken(seed)}, ATTACKS),
         "sweep": lambda: _audited(seed, fitted(SWEEP), ()),
         "edits": lambda: _audited(seed, fitted(EDITS), (*LENSES, "rephrasing")),
         "pool": lambda: _audited(seed, _pool(seed), ()),
         "states": lambda: _audited(seed, _states(seed, fitted(TAMPERED)), ()),
+        "rungs": lambda: {f"{name}/mild": {"rung": _rung(seed, home / "made", name)} for name in LADDERS},
     }
     found: Numbers = {}
     for part in (*parts, *TAUGHT):
@@ -160,9 +159,35 @@ def numbers_of(seed: Seed, folder: Path, *, done: Callable[[str], object] = prin
 
 def _fitted(seed: Seed, folder: Path, name: str) -> Intervention:
     """Return what makes a subject of the original, fitted where the folder does not have it."""
-    home = folder / name.replace("/", "-").replace(" ", "-")
+    return _kept(seed, folder, name, *{**METHODS, **EDITS}[name])
+
+
+def _stepped(seed: Seed, folder: Path, name: str) -> Intervention:
+    """Return the same for a rung of a ladder."""
+    which, above = name.split("/")
+    ladder = LADDERS[which][2]
+    return _on(seed, folder, which, min(_rung(seed, folder, which) + RUNGS[above], len(ladder) - 1))
+
+
+def _rung(seed: Seed, folder: Path, name: str) -> int:
+    """Return the first rung that forgets, or the last one."""
+    ladder = LADDERS[name][2]
+    known = answer_probability(seed.task.original, seed.data.forget).mean()
+    for rung in range(len(ladder)):
+        with _on(seed, folder, name, rung).applied(seed.task.original) as model:
+            if answer_probability(model, seed.data.forget).mean() < known / 2:
+                return rung
+    return len(ladder) - 1
+
+
+def _on(seed: Seed, folder: Path, name: str, rung: int) -> Intervention:
+    method, pairs, ladder = LADDERS[name]
+    return _kept(seed, folder, f"{name} {ladder[rung]}", method, (*pairs, ladder[rung]))
+
+
+def _kept(seed: Seed, folder: Path, name: str, method: str, settings: Sequence[str]) -> Intervention:
+    home = folder / name.replace(" ", "-")
     if not home.is_dir():
-        method, settings = {**METHODS, **MILD, **SWEEP, **EDITS}[name]
         scratch = folder / f".{home.name}"
         _fit(seed, method, settings).save(scratch)
         scratch.rename(home)
