@@ -141,7 +141,7 @@ class Calibration:
     Args:
         scores: Fitted scores: `checks`, from what every audit measures, and one named after the suite with its attacks.
         penalties: What was chosen for each.
-        worths: The fitted scores and their probabilities, then every instrument, on the held-out models; last what
+        worths: The fitted scores, their squares and their probabilities, then every instrument, on the held-out models; last what
             their weights alone tell.
         claims: For each fitted score.
         forgetting: The retrained model and the one that never knew, then methods; none of these models is in the pool.
@@ -192,6 +192,7 @@ def evaluated(fit: Sequence[Record], held: Sequence[Record], *, suite: str, seed
         penalties[kind] = choose_penalty(shares, knows, chosen, groups)
         scores[kind] = fit_residual_score(shares, knows, chosen, penalty=penalties[kind])
     readers: dict[str, Reader] = {f"score ({kind})": _reader(score) for kind, score in scores.items()}
+    readers |= {f"score squared ({kind})": _squarer(score) for kind, score in scores.items()}
     readers |= {f"probability ({kind})": _prober(score) for kind, score in scores.items()}
     readers |= {name: _single(name) for name in (*names, WEIGHTS)}
     everyone = [s for r in (*fit, *held) for s in _members(r)]
@@ -237,6 +238,10 @@ def _single(name: str) -> Reader:
 
 def _reader(score: ResidualScore) -> Reader:
     return lambda shares: score(shares).score
+
+
+def _squarer(score: ResidualScore) -> Reader:
+    return lambda shares: score(shares).score ** 2
 
 
 def _prober(score: ResidualScore) -> Reader:

@@ -58,6 +58,8 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "forgotten.",
         "A model that still holds a part learns the facts again faster than one that never knew, so an instrument that",
         "is true to what models know moves more on it than on the retrained one, and is called less robust for that.",
+        "The scores are means of roots, on which equal steps are equally clear; their squares are about the share of",
+        "the facts that is left. They order models alike, but a step from nothing is smaller on the square.",
         "*Never taught* is the control: relearning on models that were taught another concept, as ignorant as the",
         "retrained one, in brackets on how many. They are also the 0 of every share, so only what they do under",
         "relearning is measured.",
@@ -179,8 +181,9 @@ def draw(found: Calibration, path: Path) -> None:
 
     with matplotlib.rc_context({"font.family": ["DejaVu Sans"], "font.size": 9, "axes.edgecolor": _SOFT}):
         measured = {worth.name: worth.faithfulness for worth in found.worths if worth.faithfulness is not None}
-        # Probabilities order models as the scores do.
-        measured = {name: one for name, one in measured.items() if not name.startswith("probability")}
+        # Squares and probabilities order models as the scores do.
+        alike = ("score squared", "probability")
+        measured = {name: one for name, one in measured.items() if not name.startswith(alike)}
         figure = Figure(figsize=(10.5, max(4.0, 0.24 * len(measured) + 1.2)), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))

@@ -2,7 +2,7 @@
 holds the facts.
 
 Each instrument gives a share: 0 for a model that never knew, 1 for the original. A logistic regression with no negative
-weight turns the shares into a probability; where instruments that should agree do not, it abstains.
+weight turns their square roots into a probability; where instruments that should agree do not, it abstains.
 """
 
 from __future__ import annotations
@@ -25,12 +25,22 @@ UNSURE = (0.1, 0.9)
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 
 
+def _root(shares: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return square roots of shares, cut to [0, 1].
+
+    The error of a share grows with the share, that of its root does not (as with counts), so that a tenth that is left
+    is heard as clearly beside nothing as it can be read.
+    """
+    return np.sqrt(np.clip(np.asarray(shares, dtype=float), 0, 1))
+
+
 @dataclass(frozen=True)
 class Residual:
     """What the score says of one model.
 
     Args:
-        score: Weighted mean of the shares: 0 as a model that never knew, 1 as the original.
+        score: Weighted mean of the square roots of the shares: 0 as a model that never knew, 1 as the original. Where
+            all instruments find a tenth it is 0.32, where they find a quarter 0.5.
         probability: That the model still holds the facts.
         abstains: Whether no claim is made: the probability lies between 0.1 and 0.9, or instruments with more than half
             of the weight could not be used.
@@ -62,7 +72,7 @@ class ResidualScore:
     def __call__(self, shares: Mapping[str, float | None]) -> Residual:
         """Return what the score says of a model with these shares.
 
-        An instrument that could not be used is taken to agree with the others: its share is the score.
+        An instrument that could not be used is taken to agree with the others: its root is the score.
 
         Raises:
             VestigeError: No instrument of the score has a share.
@@ -73,7 +83,7 @@ class ResidualScore:
         if not given:
             raise VestigeError(f"a residual score needs at least one of {', '.join(self.instruments)}")
         weights = dict(zip(self.instruments, self.weights, strict=True))
-        parts = {name: weights[name] * min(1.0, max(0.0, share)) for name, share in given.items()}
+        parts = {name: weights[name] * float(_root(share)) for name, share in given.items()}
         missing = tuple(name for name in self.instruments if name not in given)
         listened = sum(weights[name] for name in given)
         score = sum(parts.values()) / listened if listened else 0.0
@@ -152,7 +162,7 @@ def fit_residual_score(
     never means less knowledge.
 
     Args:
-        shares: One row per model; NaN where an instrument could not be used, which the model's mean share
+        shares: One row per model; NaN where an instrument could not be used, which the mean root of the model's shares
             replaces.
         knows: Whether each model holds the facts. The two kinds weigh the same, however many there are of each.
         instruments: Names of the columns.
@@ -169,7 +179,7 @@ def fit_residual_score(
         )
     if knows.all() or not knows.any():
         raise VestigeError("a residual score is fitted on models that know and models that do not")
-    inside, measured = np.clip(shares, 0, 1), ~np.isnan(shares)
+    inside, measured = _root(shares), ~np.isnan(shares)
     own = np.where(measured, inside, 0.0).sum(1) / np.maximum(1, measured.sum(1))
     # An instrument that was never measured is 0 everywhere, and gets no weight.
     rows = np.where(measured, inside, np.where(measured.any(0), own[:, None], 0.0))

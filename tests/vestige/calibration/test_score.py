@@ -55,10 +55,10 @@ def test_shares_outside_the_scale_count_as_its_ends() -> None:
 
 def test_a_missing_share_is_taken_to_agree_and_the_loudest_is_named() -> None:
     score = ResidualScore(("depth", "probe"), (4.0, 2.0), -3.0)
-    found = score({"depth": 0.8, "probe": None})
-    assert found.probability == score({"depth": 0.8, "probe": 0.8}).probability
-    assert found.probability == pytest.approx(1 / (1 + np.exp(3 - 0.8 * 6)))
-    assert found.score == pytest.approx(0.8)
+    found = score({"depth": 0.6, "probe": None})
+    assert found.probability == score({"depth": 0.6, "probe": 0.6}).probability
+    assert found.probability == pytest.approx(1 / (1 + np.exp(3 - 0.6**0.5 * 6)))
+    assert found.score == pytest.approx(0.6**0.5)
     assert found.loudest == "depth"
     assert found.abstains
     # What little the others hear is not made more of by what is not there.
@@ -68,10 +68,10 @@ def test_a_missing_share_is_taken_to_agree_and_the_loudest_is_named() -> None:
         score({"depth": None})
 
 
-def test_the_score_is_the_mean_share_by_weight() -> None:
+def test_the_score_is_the_mean_root_of_the_shares_by_weight() -> None:
     score = ResidualScore(("depth", "probe", "deaf"), (3.0, 1.0, 0.0), -2.0)
     found = score({"depth": 0.8, "probe": 0.4, "deaf": 1.0})
-    assert found.score == pytest.approx((3 * 0.8 + 0.4) / 4)
+    assert found.score == pytest.approx((3 * 0.8**0.5 + 0.4**0.5) / 4)
     assert found.missing == ()
     # The sure half is enough for a claim, the other is not, however sure it looks.
     sure = ResidualScore(("depth", "probe"), (30.0, 20.0), -10.0)
@@ -82,12 +82,21 @@ def test_the_score_is_the_mean_share_by_weight() -> None:
 
 
 def test_the_penalty_is_the_one_that_predicts_groups_left_out() -> None:
-    shares, knows = pool(40)
-    groups = [n // 10 for n in range(40)]
+    shares, knows = pool(80)
+    groups = [n // 10 for n in range(80)]
     clear = choose_penalty(shares, knows, NAMES, groups)
     shuffled = choose_penalty(shares, np.random.default_rng(3).permutation(knows), NAMES, groups)
     # Where there is nothing to learn, it pays to listen less.
     assert clear < 1 <= shuffled
+
+
+def test_a_little_of_much_is_heard_where_nothing_is_the_rule() -> None:
+    """Two instruments leave a tenth of what they find in models that know, and nothing in the others."""
+    rng, knows = np.random.default_rng(4), np.arange(80) % 2 == 0
+    shares = np.stack([np.where(knows, rng.choice([0.1, 1.0], 80), 0.0)] * 2, 1)
+    score = fit_residual_score(shares, knows, ("one", "other"), penalty=0.1)
+    assert score({"one": 0.1, "other": 0.1}).probability > 0.8
+    assert score({"one": 0.005, "other": 0.0}).probability < 0.2
 
 
 def test_missing_shares_in_the_pool_are_allowed() -> None:
