@@ -141,8 +141,8 @@ class Calibration:
     Args:
         scores: Fitted scores: `checks`, from what every audit measures, and one named after the suite with its attacks.
         penalties: What was chosen for each.
-        worths: The fitted scores, their squares and their probabilities, then every instrument, on the held-out models; last what
-            their weights alone tell.
+        worths: The fitted scores, their squares and their probabilities, then every instrument, on the held-out models;
+            last what their weights alone tell.
         claims: For each fitted score.
         forgetting: The retrained model and the one that never knew, then methods; none of these models is in the pool.
         fitted_on: Tasks, as world and concept.
