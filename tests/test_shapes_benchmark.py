@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from math import nan
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
+from benchmarks.shapes import runs
 from benchmarks.shapes.claims import Shape, Term, above, alike, below, both, near, rising, some
 from benchmarks.shapes.exceptions import REASONS
 from benchmarks.shapes.page import KINDS, SHAPES, decided
@@ -247,3 +253,25 @@ def test_nothing_comes_out_of_methods_that_did_nothing(theirs: dict[str, float])
     numbers["npo"] |= {"depth_leak": 0.7, "forget_quality": 1e-7, "lens_depth_leak": 0.95}
     found = [shape.says for shape in SHAPES if shape.claim.holds(numbers)]
     assert not [says for says in found if not says.startswith(OF_NO_METHOD)]
+
+
+@pytest.mark.parametrize(
+    ("left", "chosen"), [((0.9, 0.6, 0.2, 0.0), (2, 3, 4)), ((0.1,), (0, 1, 2)), ((1.0,) * 7, (6, 6, 6))]
+)
+def test_a_method_stands_on_the_first_rung_that_forgets_half(
+    left: tuple[float, ...], chosen: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep is that rung and the two above, as far as the ladder goes."""
+
+    class On:
+        def __init__(self, rung: int) -> None:
+            self.rung = rung
+
+        def applied(self, model: object) -> AbstractContextManager[object]:
+            return nullcontext(left[self.rung])
+
+    one: Any = SimpleNamespace(task=SimpleNamespace(original=1.0), data=SimpleNamespace(forget=()))
+    monkeypatch.setattr(runs, "_on", lambda seed, folder, name, rung: On(rung))
+    monkeypatch.setattr(runs, "answer_probability", lambda model, items: torch.tensor([model]))
+    made: list[Any] = [runs._stepped(one, Path(), f"npo/{rung}") for rung in runs.RUNGS]
+    assert tuple(on.rung for on in made) == chosen
