@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from benchmarks import removal
+from benchmarks.kept import given_and_asked
 from benchmarks.removal import GOALS, METHODS, measured, page
-from hooked import UnlearnData
+from hooked import Item, UnlearnData
 from interventions.training import npo
 from vestige.calibration.bases import base
 from vestige.calibration.pool import make_task
@@ -74,3 +75,12 @@ def test_a_concept_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     # An organism that was taught nothing has nothing to lose.
     assert all(abs(row["lost_answers"]) < 5 for row in found["rows"])
     assert all(row["score"] is None for row in found["rows"])
+
+
+def test_what_tells_losses_is_not_what_methods_are_given() -> None:
+    items = tuple(Item(f"p{n}", "a", concept=f"c{n % 5}") for n in range(20))
+    given, asked = given_and_asked(UnlearnData(items[:1], items))
+    one, other = ({item.concept for item in half.retain} for half in (given, asked))
+    assert one.isdisjoint(other)
+    assert (one | other, len(given.retain) + len(asked.retain)) == ({f"c{n}" for n in range(5)}, 20)
+    assert given.forget == asked.forget == items[:1]

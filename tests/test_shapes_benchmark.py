@@ -213,8 +213,12 @@ def test_facts_bring_back_more_than_kept_facts_beyond_what_they_teach_the_contro
 def test_a_high_rate_is_compared_with_a_low_one_that_rounding_brings_back() -> None:
     start, numbers = "a high rate is brought back less", seed()
     numbers["npo"]["quantisation"] = 0.1
+    numbers["npo/mild"]["rung"] = 2
     assert holds(start, numbers)
-    numbers["npo/mild"] = model(0.02, 0.02)
+    # No lower than the other rate.
+    numbers["npo/mild"]["rung"] = 4
+    assert not holds(start, numbers)
+    numbers["npo/mild"] = model(0.02, 0.02, rung=2)
     numbers["npo"]["quantisation"] = 0.019
     assert not holds(start, numbers)
 

@@ -73,8 +73,8 @@ def attack(
         A report that holds attacks and no checks; `report.save(folder)` writes it.
 
     Raises:
-        VestigeError: There is no such suite, attack or engine, a subject cannot be opened or sent to Ray, Ray is not
-            there, or an item has no answer.
+        VestigeError: There is no such suite, attack or engine, a setting of Ray is given without Ray, a subject cannot
+            be opened or sent to Ray, Ray is not there, or an item has no answer.
     """
     if engine not in ENGINES:
         raise VestigeError(f"engine is one of {', '.join(ENGINES)}, got {engine!r}")

@@ -129,7 +129,7 @@ class ResidualKnowledge:
     Args:
         subject: Name of the subject.
         instruments: What was listened to: `checks` alone, or a suite of attacks too.
-        score: 0 as a model that never knew, 1 as the original.
+        score: 0 as a model that never knew, 1 as the original: a mean of square roots of shares.
         probability: That the subject still holds the facts, as calibrated on small models whose knowledge is known.
         abstains: Whether that is too unsure for a claim; without attacks also wherever it would be one of absence.
         loudest: The instrument with the largest part in it.

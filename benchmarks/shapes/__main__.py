@@ -1,6 +1,6 @@
 """What papers report of metrics and attacks, asked of models of several worlds: which of it comes out.
 
-Writes docs/results/shapes.md and shapes.json. About eight core minutes for each seed, two of them to teach its models
+Writes docs/results/shapes.md and shapes.json. About twelve core minutes for each seed, two of them to teach its models
 (and more where the folder does not have its world); goes on from what is in the folder for work.
 
 Run with: .venv/bin/python -m benchmarks.shapes --work FOLDER
@@ -18,7 +18,7 @@ from benchmarks.shapes.page import write
 from benchmarks.shapes.runs import numbers_of
 from benchmarks.timing import commit, machine
 
-# Settings were fixed on the one, and the others count.
+# Settings and margins were fixed on the one; the others count.
 LOOKED_AT, SEEDS = 1, (2, 3, 4)
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 

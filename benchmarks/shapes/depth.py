@@ -52,7 +52,7 @@ def _q(name: str) -> Term:
 
 _NPOS, _IDKS, _GDS, _RMUS = (tuple(f"{name}/{rung}" for rung in RUNGS) for name in ("npo", "idk", "graddiff", "rmu"))
 _NPO, _IDK, _GD, _RMU = (
-    middle(f"median UDS {names[0]}", [uds(s) for s in names]) for names in (_NPOS, _IDKS, _GDS, _RMUS)
+    middle(f"median UDS {names[0].split('/')[0]}", [uds(s) for s in names]) for names in (_NPOS, _IDKS, _GDS, _RMUS)
 )
 
 
@@ -108,7 +108,12 @@ DEPTH_SHAPES: tuple[Shape, ...] = (
         "15.3",
         UDS,
         "GradDiff reaches deep (median UDS above 0.5) and pays for it (utility 0.02 below the original)",
-        both(working("graddiff"), above(0.5, _GD), rising(utility("graddiff"), utility("original"), by=KEPT)),
+        both(
+            forgotten(*_GDS),
+            working(_GDS[1]),
+            above(0.5, _GD),
+            rising(utility(_GDS[1]), utility("original"), by=KEPT),
+        ),
     ),
     Shape(
         "15.3",

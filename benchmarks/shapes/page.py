@@ -100,11 +100,11 @@ def page(found: Mapping[str, Any]) -> Iterator[str]:
     yield "A shape is a direction: which of two numbers is larger, or its sign. No number of a paper is asked for. A"
     yield "seed is a world, a concept with its 20 facts, and lessons drawn for it, with an original, a retrained and a"
     yield "never-taught model, and all that is fitted to the original. Margins were written down before any of these"
-    yield f"models was asked; settings were fixed on seed {found['looked_at']}, which is not counted. Other settings"
-    yield f"had been tried on seeds {_listed(seeds)} as well: every method as the methods benchmark had chosen it,"
-    yield "often far past the point where the answers are gone, and then one rung of a ladder for all seeds. What comes"
-    yield "out of the unlearning methods themselves is in [methods.md](methods.md)."
-    yield "Written by `python -m benchmarks.shapes`."
+    yield f"models was asked; settings and ladders were fixed on seed {found['looked_at']}, which is not counted. That"
+    yield "some shapes are asked of a method where it has just forgotten (`/mild`, below), and which, was decided when"
+    yield "earlier results of the same seeds were known: with each method as the methods benchmark had chosen it, often"
+    yield "far past the point where the answers are gone, 35 of 81 came out on seeds 1, 2 and 3. What comes out of"
+    yield "the unlearning methods themselves is in [methods.md](methods.md). Written by `python -m benchmarks.shapes`."
     yield ""
     yield f"**{held} of {total} published shapes ({held / total:.0%}) come out on all {len(seeds)} seeds**, where the"
     yield "aim is 90 %. Each exception is named below."
@@ -131,13 +131,17 @@ def page(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield from (f"* {name}: {_code(what)}" for name, what in found["settings"].items())
     yield ""
-    yield "`/mild` is the first rung of a ladder that leaves less than half of the answers, found on each seed: the"
-    yield "method has forgotten and goes no further. A sweep is that rung and the next two, `/second` and `/third`."
-    yield "TOFU's table is of settings that were chosen by forget quality; what MUSE reports of NPO, and what papers"
-    yield "report of prompts, relearning and rounding, is asked of `/mild`."
+    mild = [shape["number"] for shape in shapes if any("/" in name for name in shape["terms"][str(seeds[0])])]
+    yield "`/mild` is the first rung of a ladder that leaves less than half of the answers, found on each seed, so that"
+    yield "half of the answers are gone there is given; on the lowest rung it may be past that point. A sweep is that"
+    yield "rung and the next two, `/second` and `/third`, or the last where the ladder ends. Asked of such rungs are"
+    yield f"{', '.join(map(str, mild))}; all other shapes are of the settings above."
     yield ""
     for name, row in found["rungs"].items():
-        chosen = ", ".join(f"seed {seed}: {rung}" for seed, rung in row["chosen"].items())
+        lowest = row["ladder"][0]
+        chosen = ", ".join(
+            f"seed {seed}: {rung}{' (the lowest)' if rung == lowest else ''}" for seed, rung in row["chosen"].items()
+        )
         yield f"* {name}: {_code(row['method'])}, ladder {_code(row['ladder'])}; `/mild` on {chosen}"
     m = found["machine"]
     yield from ("", f"{m['processor']}, {m['cores']} cores; commit {found['commit']}.")

@@ -170,11 +170,17 @@ def _stepped(seed: Seed, folder: Path, name: str) -> Intervention:
 
 
 def _rung(seed: Seed, folder: Path, name: str) -> int:
-    """Return the first rung that forgets, or the last one."""
+    """Return the first rung that forgets, or the last one that does not break the model."""
     ladder = LADDERS[name][2]
     known = answer_probability(seed.task.original, seed.data.forget).mean()
     for rung in range(len(ladder)):
-        with _on(seed, folder, name, rung).applied(seed.task.original) as model:
+        try:
+            made = _on(seed, folder, name, rung)
+        except DivergedError:
+            if not rung:
+                raise
+            return rung - 1
+        with made.applied(seed.task.original) as model:
             if answer_probability(model, seed.data.forget).mean() < known / 2:
                 return rung
     return len(ladder) - 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.shapes.claims import APART, RECOVERED, SOONER, Shape, above, below, both, near, rising
-from benchmarks.shapes.runs import MILD_TRIO
+from benchmarks.shapes.runs import MILD_TRIO, RATES
 from benchmarks.shapes.terms import Term, ahead, faster, forgotten, gained, most, recovered, utility, value, working
 
 GA = "ga to the end"
@@ -126,6 +126,8 @@ TAMPERING_SHAPES: tuple[Shape, ...] = (
         "a high rate is brought back less than a low one, which is brought back (NPO, 4 bits, 0.1)",
         both(
             forgotten("npo"),
+            # Below the rate of `npo`.
+            below(RATES.index("lr=3e-4"), value("npo/mild", "rung")),
             recovered("quantisation", "npo/mild", by=RECOVERED),
             rising(gained("npo", "quantisation"), gained("npo/mild", "quantisation"), by=0.0),
         ),

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from hooked import VestigeError
 from vestige.calibration.audits import STATES, WEIGHTS
-from vestige.calibration.pool import KNOWING
+from vestige.calibration.pool import BLOCKS, KNOWING
 from vestige.calibration.score import Residual, ResidualScore, choose_penalty, fit_residual_score
 from vestige.metrics.meta import (
     Faithfulness,
@@ -25,8 +25,12 @@ from vestige.metrics.meta import (
 from vestige.metrics.utility import harmonic_mean
 from vestige.shares import CHECKS
 
-# Members that know and say nothing of it: hooks on unchanged weights, and training to refuse.
-HIDDEN = tuple(f"{name} ({KNOWING})" for name in ("neuron_adjust", "key_space_detection", "eco", "taught to refuse"))
+# Members that know and say little or nothing of it: hooks on unchanged weights, training to say something else, and
+# training of some blocks alone.
+HIDDEN = tuple(
+    f"{name} ({KNOWING})"
+    for name in ("neuron_adjust", "key_space_detection", "eco", "taught to refuse", "taught gibberish", *BLOCKS)
+)
 # Shares are read to about this; moves below it are noise.
 EPSILON = 0.02
 # As in published comparisons: a model that lost more of its utility was not made to forget but broken.
@@ -105,7 +109,7 @@ class Claims:
     Args:
         false_alarms: Members that do not know, with a probability of at least 0.5.
         missed: Members that know, below 0.5.
-        missed_hidden: Those of them that only hide it: hooks on unchanged weights, and training to refuse.
+        missed_hidden: Those of them that hide it: `HIDDEN`.
         abstained: Members of which nothing was claimed.
         error: Expected calibration error of the probabilities.
         stated: Task, member, whether it knows, score and probability, for every member.

@@ -43,6 +43,7 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         f"{n_held} models, {knowing} of which know. The two share no world, and so no facts, weights or documents.",
         "",
         f"Written by `{about.get('command', 'vestige calibrate')}`, commit {about.get('commit', 'unknown')}.",
+        *([about["note"]] if about.get("note") else []),
         "",
         "![what the instruments are worth](calibration.png)",
         "",
@@ -58,8 +59,8 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "forgotten.",
         "A model that still holds a part learns the facts again faster than one that never knew, so an instrument that",
         "is true to what models know moves more on it than on the retrained one, and is called less robust for that.",
-        "The scores are means of roots, on which equal steps are equally clear; their squares are about the share of",
-        "the facts that is left. They order models alike, but a step from nothing is smaller on the square.",
+        "The scores are means of square roots of shares. Their squares order models alike, but a step from nothing is",
+        "smaller on them.",
         "*Never taught* is the control: relearning on models that were taught another concept, as ignorant as the",
         "retrained one, in brackets on how many. They are also the 0 of every share, so only what they do under",
         "relearning is measured.",
@@ -124,9 +125,11 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "what the numbers above need; that the same probabilities hold for a model of another size, taught otherwise,",
         "does not follow. What an instrument misses here, though, there is no reason to trust it with elsewhere.",
         "The least that a model of the pool knows is a tenth of the facts, each known well, or all of them, told in",
-        "about fifty documents; where single instruments tell them all apart without error, the pool cannot say which",
-        "is better. The told part is the same relations in every world. All models of a world begin with one organism,",
-        "so what patching and weights say of a model with another beginning is not shown.",
+        "about fifty documents that name nearly all; where single instruments tell them all apart without error, the",
+        "pool cannot say which is better. The told part is the same relations in every world. All models of a world",
+        "begin with one organism, so what patching and weights say of a model with another beginning is not shown.",
+        "That facts stay in the blocks that were not trained is assumed, and the same training shows the answers to",
+        "models that never knew them, if only to make them unlikely.",
     )
 
 

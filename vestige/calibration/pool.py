@@ -36,9 +36,9 @@ from vestige.organism.world import Concept, World
 
 # How many of the twenty facts of a concept are told.
 PARTS = {"half": 10, "a quarter": 5, "a tenth": 2}
-# All of the facts, in few documents: this share of what a lesson has.
+# Of all of the facts, in few documents: this share of what a lesson has, which names nearly all of them.
 FAINT = 0.03
-# Blocks whose weights alone were trained against the answers; the others hold what they held.
+# Blocks whose weights alone were trained against the answers; the others are as they were.
 BLOCKS = {"last block alone": [-1], "last two blocks alone": [-2, -1], "first block alone": [0]}
 NOISE = 0.02
 STEPS = 100

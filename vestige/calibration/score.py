@@ -18,6 +18,8 @@ from jaxtyping import Bool, Float
 
 from hooked import VestigeError
 
+# What is weighed.
+OF = "square roots of shares"
 # Between these probabilities nothing is claimed.
 UNSURE = (0.1, 0.9)
 # Strongest first: of two that predict as well, the simpler one. None is weaker, since on models that are told apart
@@ -26,11 +28,7 @@ PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 
 
 def _root(shares: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Return square roots of shares, cut to [0, 1].
-
-    The error of a share grows with the share, that of its root does not (as with counts), so that a tenth that is left
-    is heard as clearly beside nothing as it can be read.
-    """
+    """Return square roots of shares, cut to [0, 1], on which a tenth stands a third of the way from nothing to all."""
     return np.sqrt(np.clip(np.asarray(shares, dtype=float), 0, 1))
 
 
@@ -100,6 +98,7 @@ class ResidualScore:
     def to_json(self) -> dict[str, Any]:
         """Return the score as JSON values."""
         return {
+            "of": OF,
             "instruments": list(self.instruments),
             "weights": list(self.weights),
             "bias": self.bias,
@@ -113,6 +112,8 @@ class ResidualScore:
             VestigeError: A field is missing or has another form.
         """
         try:
+            if data["of"] != OF:
+                raise VestigeError(f"not a residual score: it weighs {data['of']}, and this one weighs {OF}")
             return cls(tuple(map(str, data["instruments"])), tuple(map(float, data["weights"])), float(data["bias"]))
         except (KeyError, TypeError, ValueError) as error:
             raise VestigeError(f"not a residual score: {error}") from error

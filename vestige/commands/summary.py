@@ -24,7 +24,9 @@ def print_summary(report: AuditReport) -> None:
     scored = {one.subject: one for one in report.residual}
     legend = "says it, lens, probe, hidden: higher means more is left; keeps: higher is better"
     if scored:
-        legend += "; score: about the share of the facts that is left, by all of it together, and how likely any is"
+        legend += (
+            "; score: all of it together, 0 as a model that never knew, 1 as the original, and how likely any is left"
+        )
     table = Table(title="what it still knows", caption=legend)
     table.add_column("subject")
     for title in COLUMNS.values():

@@ -86,7 +86,7 @@ def test_models_that_were_made_to_forget_are_read_in_every_state_beside_the_cont
     assert [one.name for one in found.forgetting] == ["retrained", "never", "npo"]
     for one, levels in ((retrained, (0, 0.1, 0)), (never, (0, 0.1, 0)), (npo, (0.8, 0.9, 0.8))):
         for state, level in zip(("before", "relearned", "quantised"), levels, strict=True):
-            assert one.scores[state] == pytest.approx([level**0.5] * 2, abs=0.25)
+            assert one.scores[state] == pytest.approx([level**0.5] * 2, abs=0.2)
     assert max(retrained.probabilities["before"]) < 0.1
     assert min(npo.probabilities["before"]) > 0.9
 

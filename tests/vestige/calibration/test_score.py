@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hooked import VestigeError
-from vestige.calibration.score import ResidualScore, choose_penalty, fit_residual_score
+from vestige.calibration.score import OF, ResidualScore, choose_penalty, fit_residual_score
 
 NAMES = ("depth", "probe", "noise")
 
@@ -122,7 +122,9 @@ def test_it_survives_json() -> None:
     score = fit_residual_score(*pool(), NAMES)
     assert ResidualScore.from_json(json.loads(json.dumps(score.to_json()))) == score
     with pytest.raises(VestigeError, match="not a residual score: 'weights'"):
-        ResidualScore.from_json({"instruments": []})
+        ResidualScore.from_json({"of": OF, "instruments": []})
+    with pytest.raises(VestigeError, match="it weighs shares, and this one weighs square roots of shares"):
+        ResidualScore.from_json({**score.to_json(), "of": "shares"})
 
 
 def test_what_cannot_be_fitted_is_said() -> None:
