@@ -15,6 +15,12 @@ from vestige.calibrate import calibrate, save, to_json
 
 ROOT = Path(__file__).parents[1]
 
+LOOKED_AT = (
+    "Of the held-out worlds, 3 was looked at: its first concept when it was decided which members know little or hide, "
+    "both when roots were preferred to shares (worlds 1 and 2 prefer them too, when one is left out), and "
+    "`distilled_removal` was tuned on its first. World 4 was not."
+)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -24,7 +30,7 @@ def main() -> None:
     parser.add_argument("--address")
     arguments = parser.parse_args()
     found = calibrate(arguments.work, engine=arguments.engine, workers=arguments.workers, address=arguments.address)
-    about = {"command": "python -m benchmarks.calibration", "commit": commit(), "machine": machine()}
+    about = {"command": "python -m benchmarks.calibration", "commit": commit(), "machine": machine(), "note": LOOKED_AT}
     save(found, ROOT / "docs" / "results", about=about)
     scores = {"fitted_on": list(found.fitted_on), "scores": to_json(found)["scores"]}
     (ROOT / "vestige" / "calibration" / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
