@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         f"{n_held} models, {knowing} of which know. The two share no world, and so no facts, weights or documents.",
         "",
         f"Written by `{about.get('command', 'vestige calibrate')}`, commit {about.get('commit', 'unknown')}.",
-        *([about["note"]] if about.get("note") else []),
+        *wrap(about.get("note", ""), 115),
         "",
         "![what the instruments are worth](calibration.png)",
         "",
