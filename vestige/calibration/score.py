@@ -29,7 +29,8 @@ PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 
 def _root(shares: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Return square roots of shares, cut to [0, 1], on which a tenth stands a third of the way from nothing to all."""
-    return np.sqrt(np.clip(np.asarray(shares, dtype=float), 0, 1))
+    inside: npt.NDArray[np.float64] = np.clip(np.asarray(shares, dtype=np.float64), 0, 1)
+    return np.sqrt(inside)
 
 
 @dataclass(frozen=True)
