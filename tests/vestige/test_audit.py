@@ -19,6 +19,7 @@ from interventions import ablate_vectors, gradient_ascent
 from tests.tiny import tiny_model
 from tests.vestige.facts import fingerprint, items, saved_model, small_data
 from vestige import AuditReport, audit
+from vestige.claims import LEANS
 from vestige.report.storage import read_json
 from vestige.result import Result
 
@@ -186,9 +187,15 @@ def test_random_and_shuffled_weights_score_as_nothing_known(shuffled: bool) -> N
     # Within what exchanged answers score, give or take what six items can differ by.
     assert (of("lens_leak").estimate or 0) < (of("lens_leak").floor or 0) + 0.25
     assert abs(of("concept_vector_cosine").estimate or 0) < 0.5
-    # Against a control of other random weights, the score of six items need not be sure of itself.
-    assert report.verdicts[name].startswith("No trace found")
-    assert report.residual[0].probability < 0.9
+    # Against a control of other random weights, the score of six items need not be sure of itself: then nothing is
+    # settled, and that is said of the score alone.
+    (one,) = [r for r in report.residual if r.subject == name]
+    assert one.probability < 0.5
+    if one.probability > LEANS[0]:
+        assert report.verdicts[name].startswith("Not settled: by what it says and the lens it is like a model that")
+        assert "are too unsure for a claim" in report.verdicts[name]
+    else:
+        assert report.verdicts[name].startswith("No trace found")
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
