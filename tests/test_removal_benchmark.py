@@ -44,7 +44,7 @@ def test_each_goal_is_held_against_its_control() -> None:
     assert [reached(SCORE, score=x) for x in (0.11, 0.13)] == [True, False]
     assert [reached(CERTAIN, probability=x) for x in (0.1, 0.2, None)] == [True, False, False]
     assert not reached(SCORE, score=None)
-    assert [reached(STEPS, steps=x) for x in (0.9, 0.8, None)] == [True, False, False]
+    assert [reached(STEPS, steps=x) for x in (0.9, 1 / (10 / 9), 0.89, None)] == [True, True, False, False]
     # Who does not get there took longer than is known; where only the control does not, nothing is shown.
     assert [reached(STEPS, steps=4.2, bound=bound) for bound in ("below", "above")] == [True, False]
     assert [reached(KEPT, lost_answers=x) for x in (-3.0, 1.0, 1.1)] == [True, True, False]
