@@ -43,7 +43,7 @@ METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "eco": ("eco", ("corruption=rand_noise_first_n", "n=32")),
     "uld": ("uld", ("n_layers=3", "weight=-1.5", "cutoff=0.1")),
 }
-RATES = tuple(f"lr={rate}" for rate in ("3e-5", "5e-5", "1e-4", "2e-4", "3e-4", "5e-4", "1e-3"))
+RATES = tuple(f"lr={rate}" for rate in ("1e-5", "2e-5", "3e-5", "5e-5", "1e-4", "2e-4", "3e-4", "5e-4", "1e-3"))
 # Subject name to method, its other settings and a ladder of one of them. A method that runs until it has forgotten, and
 # no further, stands on the first rung that leaves less than half of the answers, found on each seed.
 LADDERS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
