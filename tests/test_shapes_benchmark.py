@@ -216,7 +216,7 @@ def test_a_high_rate_is_compared_with_a_low_one_that_rounding_brings_back() -> N
     numbers["npo/mild"]["rung"] = 2
     assert holds(start, numbers)
     # No lower than the other rate.
-    numbers["npo/mild"]["rung"] = 4
+    numbers["npo/mild"]["rung"] = runs.RATES.index("lr=3e-4")
     assert not holds(start, numbers)
     numbers["npo/mild"] = model(0.02, 0.02, rung=2)
     numbers["npo"]["quantisation"] = 0.019
@@ -260,7 +260,7 @@ def test_nothing_comes_out_of_methods_that_did_nothing(theirs: dict[str, float])
 
 
 @pytest.mark.parametrize(
-    ("left", "chosen"), [((0.9, 0.6, 0.2, 0.0), (2, 3, 4)), ((0.1,), (0, 1, 2)), ((1.0,) * 7, (6, 6, 6))]
+    ("left", "chosen"), [((0.9, 0.6, 0.2, 0.0), (2, 3, 4)), ((0.1,), (0, 1, 2)), ((1.0,) * 9, (8, 8, 8))]
 )
 def test_a_method_stands_on_the_first_rung_that_forgets_half(
     left: tuple[float, ...], chosen: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
