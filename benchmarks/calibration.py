@@ -1,7 +1,7 @@
 """Calibrate the audit: fit the residual knowledge score on some worlds and say what it and all instruments are
 worth on others. Writes docs/results/calibration.{md,json,png}, and the fitted scores that the audit uses.
 
-About a hundred core minutes from nothing; goes on from what is in the folder for work.
+About a hundred and fifty core minutes from nothing; goes on from what is in the folder for work.
 """
 
 from __future__ import annotations

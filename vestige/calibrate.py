@@ -24,7 +24,7 @@ from vestige.progress import steps
 ENGINES = ("local", "ray")
 # Core minutes: training an organism, and a task with and without the models that are tampered with. Tasks were measured
 # on four fifths of the models, and scaled.
-MINUTES = {"base": 7, "tampered": 13, "plain": 9}
+MINUTES = {"base": 7, "tampered": 21, "plain": 9}
 
 
 def calibrate(

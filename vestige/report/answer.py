@@ -34,9 +34,8 @@ def answer(report: AuditReport) -> list[str]:
 
     The audit's own words come first: `verdicts["overall"]`, unless a subject has that name. Without them the numbers
     are read out as they are: what is said, what can be read inside, what the weights hold, and the largest residual
-    knowledge score. "Above the control" means
-    that the lower end of the 95 % interval lies above it; a concept vector "still points where it did" at a cosine of
-    at least 0.95.
+    knowledge score. "Above the control" means that the lower end of the 95 % interval lies above it; a concept vector
+    "still points where it did" at a cosine of at least 0.95.
     """
     names = [subject.name for subject in report.subjects]
     if OVERALL in report.verdicts and OVERALL not in names:
