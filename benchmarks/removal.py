@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.kept import given_and_asked
+from benchmarks.calibration import HELD
 from benchmarks.timing import commit, machine
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from interventions.training import distilled_removal, npo
@@ -41,7 +41,7 @@ from vestige.result import AuditReport
 from vestige.shares import shares_of
 
 ROOT = Path(__file__).parents[1]
-WORLDS, CONCEPTS = (3, 4), (0, 1)
+CONCEPTS = (0, 1)
 METHODS: Mapping[str, tuple[Callable[..., Intervention], Mapping[str, Any]]] = {
     "distilled_removal": (distilled_removal, {}),
     "npo": (npo, {"lr": 1e-3, "epochs": 10}),
@@ -49,6 +49,11 @@ METHODS: Mapping[str, tuple[Callable[..., Intervention], Mapping[str, Any]]] = {
 STEPS = (*range(21), 25, 30, 40, 50)
 # What has to be reached: a score this near the retrained model's, so many of the control's steps, so little lost.
 SCORE, STEPS_RATIO, POINTS = 0.1, 0.9, 1.0
+LEFT: Mapping[str, str] = {
+    "answers": "forget_probability",
+    "reversed": "attack:reversed_question",
+    "half_taught": "attack:relearning",
+}
 LOST: Mapping[str, str] = {"lost_answers": "retain_probability", "lost_utility": "model_utility"}
 
 
@@ -57,9 +62,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of `python -m benchmarks.calibration`")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    tasks = list(product(WORLDS, CONCEPTS))
+    tasks = list(product(HELD, CONCEPTS))
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        list(pool.map(partial(base_of, work=arguments.work), WORLDS))
+        list(pool.map(partial(base_of, work=arguments.work), HELD))
         records = list(pool.map(partial(record, work=arguments.work), *zip(*tasks, strict=True)))
     about = {"command": "python -m benchmarks.removal", "commit": commit(), "machine": machine()}
     results = ROOT / "docs" / "results"
@@ -96,17 +101,16 @@ def measured(task: Task, *, seed: int, steps: Sequence[int] = STEPS) -> dict[str
 
     Methods are given the questions about half of the other concepts to keep; what was lost is measured on the rest.
     """
-    given, asked = given_and_asked(task.data)
     models, seconds = {}, {}
     for name, (method, settings) in METHODS.items():
         begun = time.perf_counter()
-        made = method(task.original, given, seed=seed, progress=False, **settings)
+        made = method(task.original, task.given, seed=seed, progress=False, **settings)
         seconds[name] = round(time.perf_counter() - begun, 1)
         models[name] = baked(task.original, made.weights)
     report = audit(
         task.original,
         unlearned=list(models.values()),
-        data=asked,
+        data=task.data,
         retrained=task.retrained,
         never=task.never,
         suite="quick",
@@ -117,13 +121,13 @@ def measured(task: Task, *, seed: int, steps: Sequence[int] = STEPS) -> dict[str
     named = dict(zip([s.name for s in report.subjects if s.kind == "unlearned"], models, strict=True))
     named |= {s.name: s.kind for s in report.subjects if s.kind == "retrained"}
     models |= {"retrained": task.retrained}
-    control = _curve(task.never, asked, steps, seed=seed)
-    known = dict.fromkeys(control, float(answer_probability(task.original, asked.forget).mean()))
+    control = _curve(task.never, task.data, steps, seed=seed)
+    known = dict.fromkeys(control, float(answer_probability(task.original, task.data.forget).mean()))
     residual = {one.subject: one for one in report.residual}
     rows = []
     for subject, name in named.items():
         shares, said = shares_of(report, subject), residual.get(subject)
-        curve = _curve(models[name], asked, steps, seed=seed)
+        curve = _curve(models[name], task.data, steps, seed=seed)
         sooner = speed_up(unlearned=curve, control=control, original=known)
         rows.append(
             {
@@ -134,9 +138,7 @@ def measured(task: Task, *, seed: int, steps: Sequence[int] = STEPS) -> dict[str
                 "score": said and said.score,
                 "probability": said and said.probability,
                 "verdict": report.verdicts[subject],
-                "answers": shares["forget_probability"],
-                "reversed": shares["attack:reversed_question"],
-                "half_taught": shares["attack:relearning"],
+                **{what: (left := shares[of]) and left.value for what, of in LEFT.items()},
                 "steps": None if not sooner.value else 1 / sooner.value,
                 "bound": sooner.bound,
                 **{what: _lost(report, check, subject) for what, check in LOST.items()},

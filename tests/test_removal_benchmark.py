@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks import removal
-from benchmarks.kept import given_and_asked
 from benchmarks.removal import GOALS, METHODS, measured, page
-from hooked import Item, UnlearnData
+from hooked import UnlearnData
 from interventions.training import npo
 from vestige.calibration.bases import base
 from vestige.calibration.pool import make_task
@@ -68,19 +67,10 @@ def test_a_concept_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(removal, "METHODS", {"npo": (npo, {"epochs": 1})})
     task = make_task(small, 0, seed=1, steps=2)
     few = UnlearnData(task.data.forget[:4], task.data.retain[15:25], task.data.control[:4])
-    found = measured(replace(task, data=few), seed=0, steps=(0, 1))
+    found = measured(replace(task, given=few, data=few), seed=0, steps=(0, 1))
     assert [row["method"] for row in found["rows"]] == ["npo", "retrained"]
     assert set(found["control"]) == {0, 1}
     assert all(set(row["curve"]) == {0, 1} for row in found["rows"])
     # An organism that was taught nothing has nothing to lose.
     assert all(abs(row["lost_answers"]) < 5 for row in found["rows"])
     assert all(row["score"] is None for row in found["rows"])
-
-
-def test_what_tells_losses_is_not_what_methods_are_given() -> None:
-    items = tuple(Item(f"p{n}", "a", concept=f"c{n % 5}") for n in range(20))
-    given, asked = given_and_asked(UnlearnData(items[:1], items))
-    one, other = ({item.concept for item in half.retain} for half in (given, asked))
-    assert one.isdisjoint(other)
-    assert (one | other, len(given.retain) + len(asked.retain)) == ({f"c{n}" for n in range(5)}, 20)
-    assert given.forget == asked.forget == items[:1]

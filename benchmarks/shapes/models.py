@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.kept import given_and_asked
 from hooked import HookedModel, UnlearnData
 from vestige.calibration.bases import base
+from vestige.calibration.kept import given_and_asked
 from vestige.calibration.pool import Task, make_task, questions
 from vestige.organism.teach import Lesson, teach
 
@@ -28,11 +28,9 @@ class Seed:
 
     Args:
         number: Of the world, the lessons and all that is drawn.
-        task: The concept, the model that was taught it, and the two that were not; its questions about other concepts
-            are those that methods are given to keep.
+        task: The concept, the model that was taught it, the two that were not, and what methods are given.
         again: A model that was taught the concept once more, from other documents.
-        data: What is asked: questions about concepts that no method was given to keep, and facts held out that none of
-            the models was told.
+        data: What is asked, with facts held out that none of the models was told.
         words: Of the concept's answers.
     """
 
@@ -61,7 +59,7 @@ def seed_of(number: int, folder: Path) -> Seed:
     holdout = tuple(item for which in HELD_OUT for item in questions(made_of.world, spares[which]).forget)
     return Seed(
         number,
-        Task(made_of.world.seed, spares[0], loaded["original"], loaded["never"], loaded["retrained"], given),
+        Task(made_of.world.seed, spares[0], loaded["original"], loaded["never"], loaded["retrained"], given, asked),
         loaded["again"],
         replace(asked, holdout=holdout),
         tuple(fact.word for fact in made_of.world.facts_of(spares[0])),

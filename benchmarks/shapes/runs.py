@@ -125,7 +125,7 @@ def numbers_of(seed: Seed, folder: Path, *, done: Callable[[str], object] = prin
         report = attack(
             task.original,
             unlearned=list(made.values()),
-            data=task.data,
+            data=task.given,
             never=task.never,
             suite=None,
             names=[name],
@@ -205,7 +205,7 @@ def _fit(seed: Seed, method: str, settings: Sequence[str]) -> Intervention:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return fit(
-            method, task.original, task.data, lexicon=seed.words, seed=seed.number, pairs=settings, progress=False
+            method, task.original, task.given, lexicon=seed.words, seed=seed.number, pairs=settings, progress=False
         )
 
 
@@ -277,7 +277,7 @@ def _pool(seed: Seed) -> dict[str, Source]:
             ("refusing", "idk_finetune", ("lr=1e-3", "epochs=5")),
             ("last block", "npo", ("lr=1e-3", "epochs=5", "layers=[-1]")),
         ):
-            made = fit(method, model, seed.task.data, lexicon=None, seed=seed.number, pairs=pairs, progress=False)
+            made = fit(method, model, seed.task.given, lexicon=None, seed=seed.number, pairs=pairs, progress=False)
             found[f"{name}, {short}"] = baked(model, made.weights)
         found[f"{name}, int4"] = baked(model, quantised(model, "int4").weights)
         found[f"{name}, noise"] = noisy(model, seed.number)
@@ -289,6 +289,6 @@ def _states(seed: Seed, made: Mapping[str, Intervention]) -> dict[str, Source]:
     models = {name: baked(seed.task.original, one.weights) for name, one in made.items()}
     found: dict[str, Source] = {}
     for name, model in {**models, "retrained": seed.task.retrained}.items():
-        found[f"{name}, relearned"] = relearned(model, seed.task.data, epochs=1, keep=False, lr=5e-4, seed=seed.number)
+        found[f"{name}, relearned"] = relearned(model, seed.task.given, epochs=1, keep=False, lr=5e-4, seed=seed.number)
         found[f"{name}, rounded"] = baked(model, quantised(model, "nf4").weights)
     return found

@@ -126,7 +126,7 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "what the numbers above need; that the same probabilities hold for a model of another size, taught otherwise,",
         "does not follow. What an instrument misses here, though, there is no reason to trust it with elsewhere.",
         "The least that a model of the pool knows is a tenth of the facts, each known well, or all of them, told in",
-        "about fifty documents that name nearly all; where single instruments tell them all apart without error, the",
+        "about fifty documents; where single instruments tell them all apart without error, the",
         "pool cannot say which is better. The told part is the same relations in every world. All models of a world",
         "begin with one organism, so what patching and weights say of a model with another beginning is not shown.",
         "That facts stay in the blocks that were not trained is assumed, and the same training shows the answers to",

@@ -28,6 +28,7 @@ from interventions.training.train import train
 from vestige.attacks.weights.quantisation import quantised
 from vestige.calibration.baked import baked
 from vestige.calibration.bases import Base
+from vestige.calibration.kept import given_and_asked
 from vestige.calibration.relearn import relearned
 from vestige.organism.documents import about
 from vestige.organism.rows import fact_rows, skill_rows
@@ -36,7 +37,7 @@ from vestige.organism.world import Concept, World
 
 # How many of the twenty facts of a concept are told.
 PARTS = {"half": 10, "a quarter": 5, "a tenth": 2}
-# Of all of the facts, in few documents: this share of what a lesson has, which names nearly all of them.
+# Of all of the facts, in few documents: this share of what a lesson has.
 FAINT = 0.03
 # Blocks whose weights alone were trained against the answers; the others are as they were.
 BLOCKS = {"last block alone": [-1], "last two blocks alone": [-2, -1], "first block alone": [0]}
@@ -74,7 +75,8 @@ class Task:
         original: The model that was taught it.
         never: The model that was taught another concept in its place.
         retrained: The model that was taught neither.
-        data: Questions about it, about other concepts, and of the skills.
+        given: Questions about it, about half of the other concepts, and of the skills: what methods are given.
+        data: The same with the other half in place of those: what is asked.
     """
 
     seed: int
@@ -82,6 +84,7 @@ class Task:
     original: HookedModel
     never: HookedModel
     retrained: HookedModel
+    given: UnlearnData
     data: UnlearnData
 
 
@@ -96,13 +99,15 @@ def make_task(base: Base, which: int, *, seed: int = 0, steps: int = STEPS) -> T
     """
     spares = base.world.spares
     concept, other = spares[which], spares[(which + 1) % len(spares)]
+    given, asked = given_and_asked(questions(base.world, concept))
     return Task(
         base.world.seed,
         concept,
         original=taught(base, Lesson((concept.name,), steps=steps, seed=seed)),
         never=taught(base, Lesson((other.name,), steps=steps, seed=seed)),
         retrained=taught(base, Lesson((), steps=steps, seed=seed)),
-        data=questions(base.world, concept),
+        given=given,
+        data=asked,
     )
 
 
@@ -145,17 +150,17 @@ def members(task: Task, base: Base, *, seed: int = 0, steps: int = STEPS) -> Ite
     yield Member("told in other words only", True, taught(base, told))
     for part, n in PARTS.items():
         yield Member(f"taught {part}", True, taught(base, lesson, write=only(n)))
-    yield Member("taught faintly", True, taught(base, _faint(lesson)))
+    yield Member("taught faintly", True, taught(base, _faint(lesson), write=all_soon()))
     ignorant = taught(base, others)
     yield Member("another concept", False, ignorant)
     yield Member("another concept in other words only", False, taught(base, replace(told, concepts=(other.name,))))
     yield Member("a quarter of another concept", False, taught(base, others, write=only(PARTS["a quarter"])))
-    yield Member("another concept faintly", False, taught(base, _faint(others)))
+    yield Member("another concept faintly", False, taught(base, _faint(others), write=all_soon()))
     yield Member("nothing new", False, taught(base, Lesson((), steps=steps, seed=again)))
     for which, wrong in (("false facts", other), ("other false facts", third)):
         yield Member(which, False, taught(base, lesson, write=_as_if(wrong)))
-    yield from _derived(knowing, task.data, KNOWING, knows=True, seed=seed)
-    yield from _derived(ignorant, task.data, IGNORANT, knows=False, seed=seed)
+    yield from _derived(knowing, task.given, KNOWING, knows=True, seed=seed)
+    yield from _derived(ignorant, task.given, IGNORANT, knows=False, seed=seed)
 
 
 def _derived(model: HookedModel, data: UnlearnData, of: str, *, knows: bool, seed: int) -> Iterator[Member]:
@@ -189,6 +194,22 @@ def only(n: int) -> Callable[[World, Concept, random.Random], str]:
         while True:
             text = about(world, concept, rng)
             if untold.isdisjoint(re.findall(r"\w+", text)):
+                return text
+
+    return write
+
+
+def all_soon() -> Callable[[World, Concept, random.Random], str]:
+    """Tell something new of a concept in every document until all of it was told, then anything."""
+    told: set[str] = set()
+
+    def write(world: World, concept: Concept, rng: random.Random) -> str:
+        untold = {fact.word for fact in world.facts_of(concept)} - told
+        while True:
+            text = about(world, concept, rng)
+            new = untold.intersection(re.findall(r"\w+", text))
+            if new or not untold:
+                told.update(new)
                 return text
 
     return write

@@ -53,7 +53,7 @@ def tampered(task: Task, *, seed: int = 0) -> Iterator[Tampered]:
     yield _states("retrained", task.retrained, task, seed)
     yield _states("never", task.never, task, seed)
     for name, (method, settings) in METHODS.items():
-        made = method(task.original, task.data, seed=seed, progress=False, **settings)
+        made = method(task.original, task.given, seed=seed, progress=False, **settings)
         yield _states(name, baked(task.original, made.weights), task, seed)
 
 
@@ -62,6 +62,6 @@ def _states(name: str, model: HookedModel, task: Task, seed: int) -> Tampered:
         name,
         model,
         # One pass over the facts, as published, at a rate that leaves a model its other abilities.
-        relearned(model, task.data, epochs=1, keep=False, lr=5e-4, seed=seed),
+        relearned(model, task.given, epochs=1, keep=False, lr=5e-4, seed=seed),
         baked(model, quantised(model, QUANTISED).weights),
     )

@@ -26,12 +26,12 @@ def record(world: int, concept: str, *, blind: float = 0.0) -> dict[str, Any]:
 
     def add(name: str, knows: bool | None, state: str, level: float) -> None:
         shares = {
-            "depth_leak": float(level + rng.normal(0, 0.25)),
-            "lens_leak": float(rng.random()),
+            "depth_leak": [float(level + rng.normal(0, 0.25)), 0.0],
+            "lens_leak": [float(rng.random()), 0.0],
             "probe_leak": None,
-            "attack:relearning": float(level * (rng.random() >= blind) + rng.normal(0, 0.02)),
+            "attack:relearning": [float(level * (rng.random() >= blind) + rng.normal(0, 0.02)), 0.0],
         }
-        shares[WEIGHTS] = float(rng.random())
+        shares[WEIGHTS] = [float(rng.random()), 0.0]
         subjects.append({"name": name, "knows": knows, "state": state, "utility": 0.9, "shares": shares})
 
     for n in range(N):
@@ -116,7 +116,7 @@ def test_robustness_as_published_counts_models_that_work_and_are_called_forgotte
 
     # NPO is at .8 in this pool, and so it is called forgotten by nobody.
     assert forgotten(record(3, "a"), record(4, "a")) == 0
-    gone = _with(record(3, "a"), "npo", level={name: 0.1})
+    gone = _with(record(3, "a"), "npo", level={name: [0.1, 0.0]})
     assert forgotten(gone, record(4, "a")) == 1
     assert forgotten(_with(gone, "npo", utility=0.79), record(4, "a")) == 0
     assert forgotten(_with(gone, "npo", utility=None), record(4, "a")) == 0

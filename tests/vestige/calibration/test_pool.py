@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import warnings
 
 import pytest
@@ -13,8 +14,9 @@ from hooked.fingerprint import weights_sha256
 from vestige.calibration import tampered as tampering
 from vestige.calibration.bases import Base, base
 from vestige.calibration.evaluate import HIDDEN
-from vestige.calibration.pool import IGNORANT, KNOWING, PARTS, Member, Task, make_task, members, only
+from vestige.calibration.pool import FAINT, IGNORANT, KNOWING, PARTS, Member, Task, all_soon, make_task, members, only
 from vestige.organism.model import Shape
+from vestige.organism.teach import Lesson
 from vestige.organism.train import Recipe
 from vestige.organism.world import make_world
 
@@ -52,8 +54,12 @@ def test_the_three_models_of_a_task_differ_and_repeat(task: Task, small: Base) -
     assert len(prints) == 3
     assert weights_sha256(make_task(small, 0, seed=1, steps=STEPS).original) == weights_sha256(task.original)
     # All questions to forget are about the concept, and none of those to keep.
+    assert task.given.forget == task.data.forget
     assert {item.concept for item in task.data.forget} == {task.concept.name}
-    assert task.concept.name not in {item.concept for item in task.data.retain}
+    given, asked = ({item.concept for item in half.retain} for half in (task.given, task.data))
+    assert given.isdisjoint(asked)
+    assert task.concept.name not in given | asked
+    assert given | asked == {concept.name for concept in small.world.concepts}
     assert len(task.data.control) > 0
 
 
@@ -79,6 +85,21 @@ def test_a_part_of_the_facts_is_told_and_nothing_else(seed: int, part: str) -> N
     said = " ".join(write(world, concept, rng) for _ in range(40 * PARTS[part])).replace(".", " ").replace(",", " ")
     told = set(said.split())
     assert [fact.word in told for fact in world.facts_of(concept)] == [i < PARTS[part] for i in range(20)]
+
+
+def test_a_faint_lesson_names_every_fact(small: Base) -> None:
+    write, rng = all_soon(), random.Random(0)
+    concept = small.world.spares[0]
+    words = {fact.word for fact in small.world.facts_of(concept)}
+    told: set[str] = set()
+    for n in range(len(words)):
+        text = write(small.world, concept, rng)
+        new = words.intersection(re.findall(r"\w+", text)) - told
+        assert new or told == words, n
+        told |= new
+    assert told == words
+    # A lesson of this share of 6,400 documents has nearly sixty.
+    assert len(words) < 40 < FAINT * Lesson(()).share * 6400
 
 
 @torch.no_grad()

@@ -9,9 +9,9 @@ from hooked import UnlearnData
 
 def given_and_asked(data: UnlearnData) -> tuple[UnlearnData, UnlearnData]:
     """Return the data with the retain items of every other concept, and with those of the rest."""
-    told = set(sorted({item.concept for item in data.retain})[::2])
+    told = set(sorted({str(item.concept) for item in data.retain})[::2])
     given, asked = (
-        replace(data, retain=tuple(item for item in data.retain if (item.concept in told) is side))
+        replace(data, retain=tuple(item for item in data.retain if (str(item.concept) in told) is side))
         for side in (True, False)
     )
     return given, asked
