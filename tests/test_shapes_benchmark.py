@@ -18,6 +18,7 @@ from benchmarks.shapes.page import KINDS, SHAPES, decided
 from benchmarks.shapes.runs import ASKED, EDITS, LENSES, METHODS, MILD, SWEEP, TAUGHT
 from benchmarks.shapes.terms import agreement, faithful, faster, log_p, middle, robust, uds, value
 from benchmarks.shapes.untested import UNTESTED
+from hooked import VestigeError
 
 
 def number(x: float) -> Term:
@@ -279,3 +280,21 @@ def test_a_method_stands_on_the_first_rung_that_forgets_half(
     monkeypatch.setattr(runs, "answer_probability", lambda model, items: torch.tensor([model]))
     made: list[Any] = [runs._stepped(one, Path(), f"npo/{rung}") for rung in runs.RUNGS]
     assert tuple(on.rung for on in made) == chosen
+
+
+def test_parts_of_other_settings_are_not_mixed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("methods", "sweep", "edits", "pool", "states", "rungs", *(name.replace(":", "-") for name in TAUGHT)):
+        (tmp_path / "seed-9").mkdir(exist_ok=True)
+        (tmp_path / "seed-9" / f"{part}.json").write_text(f'{{"{part}": {{"m": 1.0}}}}')
+    nine: Any = SimpleNamespace(number=9)
+    with pytest.raises(VestigeError, match=r"seed-9' was made with other settings; remove it"):
+        runs.numbers_of(nine, tmp_path)
+    for part in (tmp_path / "seed-9").iterdir():
+        part.rename(tmp_path / part.name)
+    runs.check_settings(tmp_path / "seed-9" / "settings.json")
+    for part in tmp_path.glob("*.json"):
+        part.rename(tmp_path / "seed-9" / part.name)
+    assert runs.numbers_of(nine, tmp_path)["sweep"] == {"m": 1.0}
+    monkeypatch.setattr(runs, "SETTINGS", (*runs.SETTINGS, 1))
+    with pytest.raises(VestigeError, match="other settings"):
+        runs.numbers_of(nine, tmp_path)

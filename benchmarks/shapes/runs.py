@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.shapes.models import Seed, broken, noisy
-from hooked import Intervention
+from hooked import Intervention, VestigeError
 from interventions.training.descent import DivergedError
 from probes import answer_probability
 from vestige.attacking import attack
@@ -95,6 +95,8 @@ HOOKS = ("adjust", "detect", "eco", "uld")
 # Models on which it is asked whether an instrument survives tampering.
 TAMPERED = ("npo", "graddiff", "simnpo", "rmu", "idk")
 MOST_ITEMS, FEW = 48, 5
+# What a folder's parts were made with.
+SETTINGS = (METHODS, LADDERS, RUNGS, EDITS, ATTACKS, LENSES, TAUGHT, TAMPERED, MOST_ITEMS)
 
 Numbers = dict[str, dict[str, float]]
 
@@ -106,8 +108,12 @@ def numbers_of(seed: Seed, folder: Path, *, done: Callable[[str], object] = prin
         seed: From `seed_of`.
         folder: Keeps what is fitted and one file for each part.
         done: Called with the name of each part before it starts.
+
+    Raises:
+        VestigeError: The folder has parts that were made with other settings.
     """
     home = folder / f"seed-{seed.number}"
+    check_settings(home / "settings.json")
 
     def fitted(names: Iterable[str]) -> dict[str, Intervention]:
         made = {}
@@ -155,6 +161,15 @@ def numbers_of(seed: Seed, folder: Path, *, done: Callable[[str], object] = prin
         for subject, numbers in json.loads(path.read_text(encoding="utf-8")).items():
             found.setdefault(subject, {}).update(numbers)
     return found
+
+
+def check_settings(path: Path) -> None:
+    """Refuse a folder of other settings, or note these where it is new."""
+    asked = json.dumps(SETTINGS, indent=1) + "\n"
+    there = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if there != asked and any(path.parent.glob("*.json")):
+        raise VestigeError(f"'{path.parent}' was made with other settings; remove it, or give another folder")
+    path.write_text(asked, encoding="utf-8")
 
 
 def _fitted(seed: Seed, folder: Path, name: str) -> Intervention:
