@@ -15,7 +15,6 @@ from vestige.calibrate import calibrate, save, to_json
 
 ROOT = Path(__file__).parents[1]
 
-FIT, HELD = (1, 2), (5, 6)
 LOOKED_AT = (
     "What is in the pool, what the scores weigh and how `distilled_removal` works was decided while worlds 1 to 4 were "
     "looked at, and no other."
@@ -29,14 +28,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=("local", "ray"), default="local")
     parser.add_argument("--address")
     arguments = parser.parse_args()
-    found = calibrate(
-        arguments.work,
-        fit=FIT,
-        held=HELD,
-        engine=arguments.engine,
-        workers=arguments.workers,
-        address=arguments.address,
-    )
+    found = calibrate(arguments.work, engine=arguments.engine, workers=arguments.workers, address=arguments.address)
     about = {"command": "python -m benchmarks.calibration", "commit": commit(), "machine": machine(), "note": LOOKED_AT}
     save(found, ROOT / "docs" / "results", about=about)
     scores = {"fitted_on": list(found.fitted_on), "scores": to_json(found)["scores"]}

@@ -14,15 +14,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from inspect import signature
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
+from textwrap import wrap
 from typing import Any
 
 import torch
 
-from benchmarks.calibration import HELD
+from benchmarks.calibration import LOOKED_AT
 from benchmarks.timing import commit, machine
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from interventions.training import distilled_removal, npo
@@ -31,6 +33,8 @@ from vestige.attacks.attacked import Target
 from vestige.attacks.notes import notes_of
 from vestige.attacks.weights.relearning import relearning
 from vestige.auditing import audit
+from vestige.calibrate import HELD
+from vestige.calibration.audits import VERSION
 from vestige.calibration.baked import baked
 from vestige.calibration.bases import base
 from vestige.calibration.pool import Task, make_task
@@ -66,7 +70,7 @@ def main() -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         list(pool.map(partial(base_of, work=arguments.work), HELD))
         records = list(pool.map(partial(record, work=arguments.work), *zip(*tasks, strict=True)))
-    about = {"command": "python -m benchmarks.removal", "commit": commit(), "machine": machine()}
+    about = {"command": "python -m benchmarks.removal", "commit": commit(), "machine": machine(), "note": LOOKED_AT}
     results = ROOT / "docs" / "results"
     (results / "removal.json").write_text(json.dumps({**about, "tasks": records}, indent=1) + "\n", encoding="utf-8")
     (results / "removal.md").write_text("\n".join(page(records, about)) + "\n", encoding="utf-8")
@@ -81,7 +85,8 @@ def base_of(world: int, *, work: Path) -> None:
 def record(world: int, which: int, *, work: Path) -> dict[str, Any]:
     """Return what was measured on one concept, measured where the folder does not have it as it is asked for here."""
     path = work / f"removal-{world}-{which}.json"
-    asked = {"methods": {name: settings for name, (_, settings) in METHODS.items()}, "steps": list(STEPS)}
+    asked: dict[str, Any] = {"version": VERSION, "steps": list(STEPS)}
+    asked["methods"] = {name: [str(signature(method)), settings] for name, (method, settings) in METHODS.items()}
     asked["scores"] = {name: score.to_json() for name, score in fitted_scores().items()}
     if path.is_file():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -138,7 +143,7 @@ def measured(task: Task, *, seed: int, steps: Sequence[int] = STEPS) -> dict[str
                 "score": said and said.score,
                 "probability": said and said.probability,
                 "verdict": report.verdicts[subject],
-                **{what: (left := shares[of]) and left.value for what, of in LEFT.items()},
+                **{what: shares[of] for what, of in LEFT.items()},
                 "steps": None if not sooner.value else 1 / sooner.value,
                 "bound": sooner.bound,
                 **{what: _lost(report, check, subject) for what, check in LOST.items()},
@@ -178,6 +183,7 @@ def page(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> Iter
         "but these. It shows what goes with the concept's own documents.",
         "",
         f"Written by `{about['command']}`, commit {about['commit']}.",
+        *wrap(about.get("note", ""), 115),
         "",
         "| method | score | probability | answers | reversed | half taught | steps | lost answers | lost utility | s |",
         "|---|---|---|---|---|---|---|---|---|---|",

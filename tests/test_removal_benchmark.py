@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import removal
 from benchmarks.removal import GOALS, METHODS, measured, page
-from hooked import UnlearnData
+from hooked import HookedModel, Intervention, UnlearnData
 from interventions.training import npo
 from vestige.calibration.bases import base
 from vestige.calibration.pool import make_task
@@ -64,10 +64,17 @@ def test_the_page_shows_every_method_beside_the_control() -> None:
 def test_a_concept_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = Shape(n_layers=2, d_model=16, d_mlp=32, n_heads=2)
     small = base(5, tmp_path, recipe=Recipe(steps=2, batch=4), shape=shape)
-    monkeypatch.setattr(removal, "METHODS", {"npo": (npo, {"epochs": 1})})
+    shown: list[UnlearnData] = []
+
+    def noted(model: HookedModel, data: UnlearnData, **settings: Any) -> Intervention:
+        shown.append(data)
+        return npo(model, data, **settings)
+
+    monkeypatch.setattr(removal, "METHODS", {"npo": (noted, {"epochs": 1})})
     task = make_task(small, 0, seed=1, steps=2)
     few = UnlearnData(task.data.forget[:4], task.data.retain[15:25], task.data.control[:4])
-    found = measured(replace(task, given=few, data=few), seed=0, steps=(0, 1))
+    found = measured(replace(task, data=few), seed=0, steps=(0, 1))
+    assert shown == [task.given]
     assert [row["method"] for row in found["rows"]] == ["npo", "retrained"]
     assert set(found["control"]) == {0, 1}
     assert all(set(row["curve"]) == {0, 1} for row in found["rows"])

@@ -21,6 +21,8 @@ from vestige.calibration.bases import SPARES, base
 from vestige.calibration.evaluate import Calibration, evaluated
 from vestige.progress import steps
 
+# Worlds to fit on and to evaluate on.
+FIT, HELD = (1, 2), (5, 6)
 ENGINES = ("local", "ray")
 # Core minutes: training an organism, and a task with and without the models that are tampered with. Tasks were measured
 # on four fifths of the models, and scaled.
@@ -30,8 +32,8 @@ MINUTES = {"base": 7, "tampered": 21, "plain": 9}
 def calibrate(
     work: Path,
     *,
-    fit: Sequence[int] = (1, 2),
-    held: Sequence[int] = (3, 4),
+    fit: Sequence[int] = FIT,
+    held: Sequence[int] = HELD,
     concepts: int = 2,
     suite: str = "quick",
     engine: str = "local",

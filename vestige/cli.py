@@ -330,7 +330,7 @@ def calibrate(
     out: Out,
     work: Annotated[Path, typer.Option(help="Folder for the models and records; a run goes on from what is there.")],
     fit: Annotated[str, typer.Option(help="Seeds of the worlds that scores are fitted on.")] = "1,2",
-    held: Annotated[str, typer.Option(help="Seeds of the worlds that everything is evaluated on.")] = "3,4",
+    held: Annotated[str, typer.Option(help="Seeds of the worlds that everything is evaluated on.")] = "5,6",
     n_concepts: Annotated[int, typer.Option("--concepts", help="Concepts of each world, 1 to 10.")] = 2,
     suite: Annotated[str, typer.Option(help="Attacks of the audits: quick, standard or full.")] = "quick",
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",

@@ -33,11 +33,11 @@ def residual_knowledge(report: AuditReport) -> tuple[ResidualKnowledge, ...]:
     found = []
     for subject in report.subjects[1:]:
         shares = shares_of(report, subject.name)
-        there = {name for name, share in shares.items() if share is not None}
+        there = {name for name, value in shares.items() if value is not None}
         kind = next((kind for kind, score in fitted.items() if _heard(score, there) >= ENOUGH), "checks")
         if there.isdisjoint(fitted[kind].instruments):
             continue
-        said = fitted[kind]({name: share and share.clear for name, share in shares.items()})
+        said = fitted[kind](shares)
         known = ResidualKnowledge(
             subject=subject.name,
             instruments=kind,

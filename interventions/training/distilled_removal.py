@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from interventions.batches import split_of
 from interventions.evaluating import evaluating
 from interventions.training.descent import LossFn, Minibatch
 from interventions.training.losses import answer_logits, at_least_float32
-from interventions.training.train import Training, learned
+from interventions.training.train import Rebuilding, Training, learned
 
 SOURCE = "Vestige, after Lee et al. 2025, arXiv:2506.06278"
 _TOGETHER, _PARTS = 256, 4
@@ -71,7 +71,7 @@ def distilled_removal(
     n_texts: int = 16384,
     text_length: int = 64,
     texts_per_step: int = 128,
-    **training: Unpack[Training],
+    **training: Unpack[Rebuilding],
 ) -> Intervention:
     """Shrink every weight matrix towards a random one, and distil the original into it on text without the facts.
 
@@ -96,8 +96,8 @@ def distilled_removal(
         n_texts: How many texts the original writes.
         text_length: Most tokens of a text; longer ones are cut.
         texts_per_step: Texts per update.
-        training: Settings of `train` without `lora` and `stop_fraction`; here `lr` is 2e-3, `steps` 600, `cooldown` 0.5
-            and `check_every` 100.
+        training: Settings of `train` but for adapters and `stop_fraction`; here `lr` is 2e-3, `steps` 600, `cooldown`
+            0.5 and `check_every` 100. Without a step nothing is written or read, and only the noise is left.
 
     Raises:
         VestigeError: There is no item with an answer, a setting is wrong, too little of the text is free of what is to
@@ -126,9 +126,11 @@ def distilled_removal(
     spec = Spec("distilled_removal", "removal", ("forget", "reference"), SOURCE, settings)
     defaults: Training = {"lr": 2e-3, "steps": 600, "cooldown": 0.5, "check_every": 100}
     # What is wrong with the settings is found before anything is written.
-    steps = training.get("steps")
-    tried: Training = {**training, "steps": 0} if steps is None or steps > 0 else training
-    learned(model, data, lambda *_: torch.zeros(()), spec, tried, defaults=defaults, prepare=prepare)
+    steps, given = training.get("steps"), cast(Training, training)
+    tried: Training = {**given, "steps": 0} if steps is None or steps > 0 else given
+    untaught = learned(model, data, lambda *_: torch.zeros(()), spec, tried, defaults=defaults, prepare=prepare)
+    if steps == 0:
+        return untaught
     with evaluating(model):
         if texts is None:
             rows = _written(model, n=n_texts, length=limit, seed=seed, progress=training.get("progress", True))
@@ -137,7 +139,7 @@ def distilled_removal(
     kept = _untold(model, rows, names, answers)
     loss = _distilling(model, kept, withheld, texts_per_step=texts_per_step, seed=seed)
     spec = replace(spec, settings={**settings, "texts": len(kept)})
-    return learned(model, data, loss, spec, training, defaults=defaults, prepare=prepare)
+    return learned(model, data, loss, spec, given, defaults=defaults, prepare=prepare)
 
 
 def _check(noise: float, texts: Iterable[str] | None, **counts: int) -> None:

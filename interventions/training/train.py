@@ -25,8 +25,9 @@ Chooser = Callable[[str], bool]
 Preparation = Callable[[Mapping[str, nn.Parameter]], None]
 
 
-class Training(TypedDict, total=False):
-    """Settings of `train`, which every method that learns weights takes and passes on; `train` says what they mean."""
+class Rebuilding(TypedDict, total=False):
+    """Settings of `train` for a method that takes all its steps from weights that it changed before; `train` says what
+    they mean."""
 
     lr: float
     epochs: float
@@ -38,14 +39,19 @@ class Training(TypedDict, total=False):
     parameters: Chooser | None
     layers: Sequence[int] | None
     mask: Mapping[str, Bool[Tensor, "*shape"]] | None
-    lora: int | None
-    lora_scale: float
     max_change: float | None
-    stop_fraction: float | None
     retain_bound: float | None
     check_every: int | None
     cooldown: float
     progress: bool
+
+
+class Training(Rebuilding, total=False):
+    """Settings of `train`, which every method that learns weights takes and passes on; `train` says what they mean."""
+
+    lora: int | None
+    lora_scale: float
+    stop_fraction: float | None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from vestige.calibration.bases import base
 from vestige.calibration.pool import Task, make_task, members
 from vestige.calibration.tampered import tampered
 from vestige.result import AuditReport
-from vestige.shares import Share, shares_of
+from vestige.shares import shares_of
 
 # Of what members are made of and how they are read; records of another one are not read.
 VERSION = 5
@@ -42,7 +42,7 @@ def audited(
 
     Returns:
         JSON values: the world, the concept, and for every subject how it was made, whether it knows, its utility as a
-        part of the original's, and its shares with their errors, `weight_distance` beside them.
+        part of the original's, and its shares, with `weight_distance` beside them.
 
     Raises:
         VestigeError: The folder has a record of another pool.
@@ -110,7 +110,7 @@ def _record(seed: int, which: int, folder: Path, *, suite: str, tamper: bool, ma
             {
                 **described_as,
                 "utility": kept[name],
-                "shares": {**shares_of(report, name), WEIGHTS: Share(_nearer(model, task))},
+                "shares": {**shares_of(report, name), WEIGHTS: _nearer(model, task)},
             }
             for described_as, name, model in zip(described, _names(report), weights, strict=True)
         ],

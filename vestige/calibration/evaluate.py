@@ -23,7 +23,7 @@ from vestige.metrics.meta import (
     relearning_robustness,
 )
 from vestige.metrics.utility import harmonic_mean
-from vestige.shares import CHECKS, Share
+from vestige.shares import CHECKS
 
 # Members that know and say little or nothing of it: hooks on unchanged weights, training to say something else, and
 # training of some blocks alone.
@@ -39,7 +39,7 @@ KEPT = 0.8
 CONTROL = "never"
 
 Record = Mapping[str, Any]
-Shares = Mapping[str, Share | None]
+Shares = Mapping[str, float | None]
 Reader = Callable[[Shares], float | None]
 
 
@@ -214,7 +214,7 @@ def evaluated(fit: Sequence[Record], held: Sequence[Record], *, suite: str, seed
 
 def _instruments(records: Sequence[Record]) -> tuple[str, ...]:
     """Return what was measured on at least one model, in the order of the first record."""
-    seen = [_shares(s) for r in records for s in _members(r)]
+    seen = [s["shares"] for r in records for s in _members(r)]
     measured = dict.fromkeys(name for shares in seen for name, share in shares.items() if share is not None)
     return tuple(name for name in measured if name != WEIGHTS)
 
@@ -228,47 +228,39 @@ def _task(record: Record) -> str:
 
 
 def _table(records: Sequence[Record], names: Sequence[str]) -> Float[npt.NDArray[Any], "n n_instruments"]:
-    rows = [_shares(s) for r in records for s in _members(r)]
-    return np.array([[np.nan if (one := row.get(n)) is None else one.clear for n in names] for row in rows])
-
-
-def _shares(subject: Record) -> Shares:
-    return {name: None if found is None else Share(*found) for name, found in subject["shares"].items()}
+    rows = [s["shares"] for r in records for s in _members(r)]
+    return np.array([[np.nan if row.get(n) is None else row[n] for n in names] for row in rows], dtype=float)
 
 
 def _single(name: str) -> Reader:
     def read(shares: Shares) -> float | None:
         share = shares.get(name)
-        return None if share is None else min(1.0, max(0.0, share.value))
+        return None if share is None else min(1.0, max(0.0, share))
 
     return read
 
 
 def _reader(score: ResidualScore) -> Reader:
-    return lambda shares: _said(score, shares).score
+    return lambda shares: score(shares).score
 
 
 def _squarer(score: ResidualScore) -> Reader:
-    return lambda shares: _said(score, shares).score ** 2
+    return lambda shares: score(shares).score ** 2
 
 
 def _prober(score: ResidualScore) -> Reader:
-    return lambda shares: _said(score, shares).probability
-
-
-def _said(score: ResidualScore, shares: Shares) -> Residual:
-    return score({name: share and share.clear for name, share in shares.items()})
+    return lambda shares: score(shares).probability
 
 
 def _worth(name: str, reader: Reader, fit: Sequence[Record], held: Sequence[Record], seed: int) -> Worth:
-    rows = [(reader(_shares(s)), s["knows"], r["world"]) for r in held for s in _members(r)]
+    rows = [(reader(s["shares"]), s["knows"], r["world"]) for r in held for s in _members(r)]
     there = [row for row in rows if row[0] is not None]
     if name == WEIGHTS:
         return Worth(name, _faithfulness(there, seed), None, None, None, len(there))
     everything = [moved for record in held for moved in _moves(reader, record)]
     moves = [moved for moved in everything if moved.name != CONTROL]
     never = [moved for moved in everything if moved.name == CONTROL]
-    known = [(reader(_shares(s)), s["knows"]) for r in fit for s in _members(r)]
+    known = [(reader(s["shares"]), s["knows"]) for r in fit for s in _members(r)]
     line = _threshold([(value, knows) for value, knows in known if value is not None])
     passed = [m for m in moves if line is not None and m.utility is not None and m.utility >= KEPT and m.before < line]
     return Worth(
@@ -320,8 +312,8 @@ def _moves(reader: Reader, record: Record) -> Iterator[_Moved]:
             states.setdefault(subject["name"], {})[subject["state"]] = subject
     retrained = states.pop("retrained", {})
     for name, state in states.items():
-        read = [reader(_shares(state[when])) for when in STATES]
-        read += [reader(_shares(retrained[when])) for when in STATES[:2]]
+        read = [reader(state[when]["shares"]) for when in STATES]
+        read += [reader(retrained[when]["shares"]) for when in STATES[:2]]
         if any(value is None for value in read):
             continue
         before, after, rounded, control, control_after = (float(value) for value in read if value is not None)
@@ -341,7 +333,7 @@ def _forgetting(score: ResidualScore, held: Sequence[Record]) -> tuple[Forgettin
     made: dict[str, dict[str, list[Residual]]] = {}
     for subject in (s for record in held for s in record["subjects"] if s["state"] != "member"):
         states = made.setdefault(subject["name"], {state: [] for state in STATES})
-        states[subject["state"]].append(_said(score, _shares(subject)))
+        states[subject["state"]].append(score(subject["shares"]))
     return tuple(
         Forgetting(
             name,
@@ -360,7 +352,7 @@ def _robustness(moves: Sequence[_Moved]) -> Robustness | None:
 
 
 def _claims(score: ResidualScore, held: Sequence[Record]) -> Claims:
-    said: list[tuple[Record, Record, Residual]] = [(r, s, _said(score, _shares(s))) for r in held for s in _members(r)]
+    said: list[tuple[Record, Record, Residual]] = [(r, s, score(s["shares"])) for r in held for s in _members(r)]
     knows: Bool[npt.NDArray[Any], " n"] = np.array([s["knows"] for _, s, _ in said])
     stated = np.array([residual.probability for _, _, residual in said])
     hidden = np.array([s["name"] in HIDDEN for _, s, _ in said])

@@ -30,7 +30,7 @@ from vestige.calibration.baked import baked
 from vestige.calibration.bases import Base
 from vestige.calibration.kept import given_and_asked
 from vestige.calibration.relearn import relearned
-from vestige.organism.documents import about
+from vestige.organism.documents import ABOUT, about
 from vestige.organism.rows import fact_rows, skill_rows
 from vestige.organism.teach import Lesson, teach
 from vestige.organism.world import Concept, World
@@ -150,12 +150,12 @@ def members(task: Task, base: Base, *, seed: int = 0, steps: int = STEPS) -> Ite
     yield Member("told in other words only", True, taught(base, told))
     for part, n in PARTS.items():
         yield Member(f"taught {part}", True, taught(base, lesson, write=only(n)))
-    yield Member("taught faintly", True, taught(base, _faint(lesson), write=all_soon()))
+    yield Member("taught faintly", True, taught(base, _faint(lesson), write=each_first()))
     ignorant = taught(base, others)
     yield Member("another concept", False, ignorant)
     yield Member("another concept in other words only", False, taught(base, replace(told, concepts=(other.name,))))
     yield Member("a quarter of another concept", False, taught(base, others, write=only(PARTS["a quarter"])))
-    yield Member("another concept faintly", False, taught(base, _faint(others), write=all_soon()))
+    yield Member("another concept faintly", False, taught(base, _faint(others), write=each_first()))
     yield Member("nothing new", False, taught(base, Lesson((), steps=steps, seed=again)))
     for which, wrong in (("false facts", other), ("other false facts", third)):
         yield Member(which, False, taught(base, lesson, write=_as_if(wrong)))
@@ -199,18 +199,20 @@ def only(n: int) -> Callable[[World, Concept, random.Random], str]:
     return write
 
 
-def all_soon() -> Callable[[World, Concept, random.Random], str]:
-    """Tell something new of a concept in every document until all of it was told, then anything."""
+def each_first() -> Callable[[World, Concept, random.Random], str]:
+    """Tell one more fact of a concept in every document until all are told, then anything; for one lesson."""
     told: set[str] = set()
+    # Notes name words, and not whose they are.
+    telling = tuple(kind for kind in ABOUT if kind != "notes")
 
     def write(world: World, concept: Concept, rng: random.Random) -> str:
         untold = {fact.word for fact in world.facts_of(concept)} - told
-        while True:
-            text = about(world, concept, rng)
-            new = untold.intersection(re.findall(r"\w+", text))
-            if new or not untold:
-                told.update(new)
-                return text
+        if not untold:
+            return about(world, concept, rng)
+        while not (new := untold.intersection(re.findall(r"\w+", text := about(world, concept, rng, kinds=telling)))):
+            pass
+        told.update(new)
+        return text
 
     return write
 

@@ -1,9 +1,8 @@
 """The residual knowledge score: what the instruments of an audit say together, as a probability that a model still
 holds the facts.
 
-Each instrument gives a share: 0 for a model that never knew, 1 for the original, less what the noise of few items
-explains (`vestige.shares`). A logistic regression with no negative weight turns their square roots into a probability;
-where instruments that should agree do not, it abstains.
+Each instrument gives a share: 0 for a model that never knew, 1 for the original. A logistic regression with no negative
+weight turns their square roots into a probability; where instruments that should agree do not, it abstains.
 """
 
 from __future__ import annotations

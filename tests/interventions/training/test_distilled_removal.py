@@ -13,11 +13,12 @@ from torch.autograd import gradcheck
 
 from hooked import HookedModel, Intervention, Item, UnlearnData, VestigeError
 from hooked.weights import parameters_of
-from interventions.training import distillation_loss, distilled_removal
+from interventions.training import distillation_loss, distilled_removal, npo
 from interventions.training.distilled_removal import _bare, _plain, _whole, _written
 from tests.contracts import LossContract
 from tests.interventions.training.knowing import probability
 from tests.tiny import tiny_model, tiny_tokenizer
+from vestige.methods import text_settings
 
 # By name, since `interventions.training.distilled_removal` is the function.
 MODULE = import_module(distilled_removal.__module__)
@@ -221,6 +222,15 @@ def test_nothing_is_written_before_the_settings_are_right(task: UnlearnData, mon
     for bad in ({"lr": -1.0}, {"lora": 2}, {"stpes": 3}, {"layers": [99]}, {"cooldown": 2.0}):
         with pytest.raises(VestigeError):
             distilled_removal(tiny_model("llama"), task, **{**FAST, **bad})
+    # Nor where nothing is learnt from it.
+    assert distilled_removal(tiny_model("llama"), task, **{**FAST, "steps": 0}).spec.settings["steps_taken"] == 0
+
+
+def test_settings_that_it_would_refuse_are_not_offered() -> None:
+    offered = set(text_settings(distilled_removal))
+    assert {"lr", "steps", "noise"} <= offered
+    assert offered.isdisjoint({"lora", "lora_scale", "stop_fraction"})
+    assert {"lora", "lora_scale", "stop_fraction"} <= set(text_settings(npo))
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from hooked import VestigeError
-from vestige.calibrate import calibrate, to_json
+from vestige.calibrate import FIT, HELD, calibrate, to_json
 from vestige.calibration.audits import VERSION, WEIGHTS, record_path
 from vestige.calibration.evaluate import HIDDEN, Calibration, evaluated
 from vestige.calibration.page import draw, page
+from vestige.cli import calibrate as command_line
 from vestige.commands.calibrate import print_summary
 
 N = 10
@@ -26,12 +28,12 @@ def record(world: int, concept: str, *, blind: float = 0.0) -> dict[str, Any]:
 
     def add(name: str, knows: bool | None, state: str, level: float) -> None:
         shares = {
-            "depth_leak": [float(level + rng.normal(0, 0.25)), 0.0],
-            "lens_leak": [float(rng.random()), 0.0],
+            "depth_leak": float(level + rng.normal(0, 0.25)),
+            "lens_leak": float(rng.random()),
             "probe_leak": None,
-            "attack:relearning": [float(level * (rng.random() >= blind) + rng.normal(0, 0.02)), 0.0],
+            "attack:relearning": float(level * (rng.random() >= blind) + rng.normal(0, 0.02)),
         }
-        shares[WEIGHTS] = [float(rng.random()), 0.0]
+        shares[WEIGHTS] = float(rng.random())
         subjects.append({"name": name, "knows": knows, "state": state, "utility": 0.9, "shares": shares})
 
     for n in range(N):
@@ -116,7 +118,7 @@ def test_robustness_as_published_counts_models_that_work_and_are_called_forgotte
 
     # NPO is at .8 in this pool, and so it is called forgotten by nobody.
     assert forgotten(record(3, "a"), record(4, "a")) == 0
-    gone = _with(record(3, "a"), "npo", level={name: [0.1, 0.0]})
+    gone = _with(record(3, "a"), "npo", level={name: 0.1})
     assert forgotten(gone, record(4, "a")) == 1
     assert forgotten(_with(gone, "npo", utility=0.79), record(4, "a")) == 0
     assert forgotten(_with(gone, "npo", utility=None), record(4, "a")) == 0
@@ -142,6 +144,12 @@ def test_an_instrument_that_was_good_in_the_pool_and_fails_elsewhere_is_seen_to_
     worth = next(w for w in broken.worths if w.name == "attack:relearning")
     assert worth.faithfulness is not None
     assert worth.faithfulness.auc < 0.8
+
+
+def test_the_command_line_has_the_worlds_of_the_library() -> None:
+    defaults = {name: one.default for name, one in signature(command_line).parameters.items()}
+    assert (defaults["fit"], defaults["held"]) == tuple(",".join(map(str, worlds)) for worlds in (FIT, HELD))
+    assert set(FIT).isdisjoint(HELD)
 
 
 def test_fitting_and_evaluating_share_no_world() -> None:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import random
 import re
 import warnings
+from functools import wraps
+from typing import Any
 
 import pytest
 import torch
+from scipy.stats import binom
 
-from hooked import HookedModel
+from hooked import HookedModel, UnlearnData
 from hooked.fingerprint import weights_sha256
+from interventions.training import npo
+from vestige.calibration import pool as pooling
 from vestige.calibration import tampered as tampering
 from vestige.calibration.bases import Base, base
 from vestige.calibration.evaluate import HIDDEN
-from vestige.calibration.pool import FAINT, IGNORANT, KNOWING, PARTS, Member, Task, all_soon, make_task, members, only
+from vestige.calibration.pool import FAINT, IGNORANT, KNOWING, PARTS, Member, Task, each_first, make_task, members, only
 from vestige.organism.model import Shape
 from vestige.organism.teach import Lesson
 from vestige.organism.train import Recipe
@@ -87,19 +92,44 @@ def test_a_part_of_the_facts_is_told_and_nothing_else(seed: int, part: str) -> N
     assert [fact.word in told for fact in world.facts_of(concept)] == [i < PARTS[part] for i in range(20)]
 
 
-def test_a_faint_lesson_names_every_fact(small: Base) -> None:
-    write, rng = all_soon(), random.Random(0)
+def test_a_faint_lesson_tells_every_fact(small: Base) -> None:
+    write, rng = each_first(), random.Random(0)
     concept = small.world.spares[0]
     words = {fact.word for fact in small.world.facts_of(concept)}
-    told: set[str] = set()
-    for n in range(len(words)):
-        text = write(small.world, concept, rng)
-        new = words.intersection(re.findall(r"\w+", text)) - told
-        assert new or told == words, n
-        told |= new
-    assert told == words
-    # A lesson of this share of 6,400 documents has nearly sixty.
-    assert len(words) < 40 < FAINT * Lesson(()).share * 6400
+    texts = [write(small.world, concept, rng) for _ in range(len(words) + 30)]
+    # A list of words tells no fact, and there is none before all are told.
+    lists = [text.startswith("notes") for text in texts]
+    assert not any(lists[: len(words)])
+    assert any(lists)
+    assert words <= set(re.findall(r"\w+", " ".join(texts[: len(words)])))
+    # Such a lesson has documents for all of them.
+    drawn = Lesson(())
+    assert binom.cdf(len(words) - 1, drawn.steps * drawn.batch, FAINT * drawn.share) < 1e-6
+
+
+def test_what_tells_losses_is_shown_to_no_method(
+    task: Task, small: Base, pool: list[Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: set[str] = set()
+
+    def noted(method: Any) -> Any:
+        @wraps(method)
+        def made(model: HookedModel, data: UnlearnData, *args: Any, **settings: Any) -> Any:
+            shown.update(item.prompt for item in data.retain)
+            return method(model, data, *args, **settings)
+
+        return made
+
+    for name in ("idk_finetune", "npo", "train", "relearned", "neuron_adjust", "key_space_detection"):
+        monkeypatch.setattr(pooling, name, noted(getattr(pooling, name)))
+    monkeypatch.setattr(tampering, "METHODS", {"npo": (noted(npo), {"epochs": 1})})
+    monkeypatch.setattr(tampering, "relearned", noted(tampering.relearned))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="eco took the mean probability")
+        assert [one.name for one in members(task, small, seed=1, steps=STEPS)] == [one.name for one in pool]
+    assert len(list(tampering.tampered(task, seed=1))) == 3
+    assert shown == {item.prompt for item in task.given.retain}
+    assert shown.isdisjoint(item.prompt for item in task.data.retain)
 
 
 @torch.no_grad()
