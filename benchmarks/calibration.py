@@ -31,8 +31,13 @@ def main() -> None:
     found = calibrate(arguments.work, engine=arguments.engine, workers=arguments.workers, address=arguments.address)
     about = {"command": "python -m benchmarks.calibration", "commit": commit(), "machine": machine(), "note": LOOKED_AT}
     save(found, ROOT / "docs" / "results", about=about)
-    scores = {"fitted_on": list(found.fitted_on), "scores": to_json(found)["scores"]}
-    (ROOT / "vestige" / "calibration" / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    models = found.scores[list(found.scores)[-1]].models
+    scores = {
+        "fitted_on": list(found.fitted_on),
+        "scores": to_json(found)["scores"],
+        "models": models and models.to_json(),
+    }
+    (ROOT / "vestige" / "calibration" / "scores.json").write_text(json.dumps(scores) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

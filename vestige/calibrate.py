@@ -18,7 +18,7 @@ from hooked.harvest.ray_connection import RayOptions, connected, imported
 from vestige.attacks.catalogue import chosen
 from vestige.calibration.audits import audited, record_path
 from vestige.calibration.bases import SPARES, base
-from vestige.calibration.evaluate import Calibration, evaluated
+from vestige.calibration.evaluate import Calibration, Claims, evaluated
 from vestige.progress import steps
 
 # Worlds to fit on and to evaluate on.
@@ -207,23 +207,26 @@ def to_json(found: Calibration) -> dict[str, Any]:
             for worth in found.worths
         ],
         "claims": {
-            name: {
-                **{
-                    key: {"hits": rate.hits, "n": rate.n, "interval": [rate.low, rate.high]}
-                    for key in ("false_alarms", "missed", "missed_hidden", "abstained")
-                    for rate in [getattr(claims, key)]
-                },
-                "calibration_error": claims.error,
-                "stated": [list(row) for row in claims.stated],
-            }
+            name: {**_rates(claims), "stated": [list(row) for row in claims.stated]}
             for name, claims in found.claims.items()
+        },
+        "lacking": {
+            what: {name: _rates(claims) for name, claims in by_score.items()}
+            for what, by_score in found.lacking.items()
         },
         "forgetting": [
             {"name": one.name, "scores": dict(one.scores), "probabilities": dict(one.probabilities)}
             for one in found.forgetting
         ],
-        "scores": {name: {**score.to_json(), "penalty": found.penalties[name]} for name, score in found.scores.items()},
+        "scores": {name: score.to_json() for name, score in found.scores.items()},
     }
+
+
+def _rates(claims: Claims) -> dict[str, Any]:
+    names = ("false_alarms", "missed", "missed_hidden", "abstained")
+    rates = {name: getattr(claims, name) for name in names}
+    found = {name: {"hits": r.hits, "n": r.n, "interval": [r.low, r.high]} for name, r in rates.items()}
+    return {**found, "calibration_error": claims.error}
 
 
 def save(found: Calibration, folder: Path, *, about: dict[str, Any]) -> None:

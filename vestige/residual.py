@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from vestige.calibration.score import UNSURE, ResidualScore
+from vestige.calibration.score import UNSURE, Models, ResidualScore
 from vestige.claims import placed
 from vestige.result import AuditReport, ResidualKnowledge
 from vestige.shares import shares_of
@@ -64,5 +64,6 @@ def _heard(score: ResidualScore, there: set[str]) -> float:
 def fitted_scores() -> Mapping[str, ResidualScore]:
     """Return the scores that calibration fitted, by what they listen to."""
     text = files("vestige.calibration").joinpath("scores.json").read_text(encoding="utf-8")
-    fitted: dict[str, Any] = json.loads(text)["scores"]
-    return {name: ResidualScore.from_json(score) for name, score in fitted.items()}
+    fitted: dict[str, Any] = json.loads(text)
+    models = Models.from_json(fitted["models"])
+    return {name: ResidualScore.from_json(score, models) for name, score in fitted["scores"].items()}

@@ -19,8 +19,8 @@ from interventions import ablate_vectors, gradient_ascent
 from tests.tiny import tiny_model
 from tests.vestige.facts import fingerprint, items, saved_model, small_data
 from vestige import AuditReport, audit
-from vestige.claims import LEANS
 from vestige.report.storage import read_json
+from vestige.residual import residual_knowledge
 from vestige.result import Result
 
 CHECKS = {
@@ -174,7 +174,7 @@ def test_random_and_shuffled_weights_score_as_nothing_known(shuffled: bool) -> N
         for mine, taught_weight in zip(blank.model.parameters(), original.model.parameters(), strict=True):
             order = torch.randperm(taught_weight.numel(), generator=rng)
             mine.data.copy_(taught_weight.detach().flatten()[order].view_as(mine))
-    report = quick(original, unlearned=[blank], data=data, never=tiny_model("gpt2", seed=8))
+    report = quick(original, unlearned=[blank], data=data, never=tiny_model("gpt2", seed=8), suite="quick")
     name = report.subjects[1].name
 
     def of(check: str) -> Result:
@@ -187,15 +187,16 @@ def test_random_and_shuffled_weights_score_as_nothing_known(shuffled: bool) -> N
     # Within what exchanged answers score, give or take what six items can differ by.
     assert (of("lens_leak").estimate or 0) < (of("lens_leak").floor or 0) + 0.25
     assert abs(of("concept_vector_cosine").estimate or 0) < 0.5
-    # Against a control of other random weights, the score of six items need not be sure of itself: then nothing is
-    # settled, and that is said of the score alone.
+    assert report.verdicts[name].startswith("No trace found")
     (one,) = [r for r in report.residual if r.subject == name]
-    assert one.probability < 0.5
-    if one.probability > LEANS[0]:
-        assert report.verdicts[name].startswith("Not settled: by what it says and the lens it is like a model that")
-        assert "are too unsure for a claim" in report.verdicts[name]
-    else:
-        assert report.verdicts[name].startswith("No trace found")
+    assert one.instruments == "quick"
+    assert one.probability < 0.1
+    # Six items without attacks are few: the lens of other random weights may read one by luck. More than unsure that is
+    # not, whatever the luck.
+    checks = replace(report, attacks=())
+    (alone,) = [r for r in residual_knowledge(checks) if r.subject == name]
+    assert alone.instruments == "checks"
+    assert alone.probability < 0.5
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:

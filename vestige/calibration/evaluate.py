@@ -38,6 +38,22 @@ KEPT = 0.8
 # Of what is tampered with, the model that nobody made to forget, since it never knew.
 CONTROL = "never"
 
+# What audits often lack: wordings that the data does not have, texts, access to the inside, time to train.
+LACKING: Mapping[str, tuple[str, ...]] = {
+    "questions in other words": ("paraphrase_probability", "attack:reworded"),
+    "what is written": ("forget_rouge", "exact_memorization", "extraction_strength"),
+    "the inside": (
+        "lens_leak",
+        "probe_leak",
+        "depth_leak",
+        "raw_depth_leak",
+        "lens_depth_leak",
+        "attack:lens_attack",
+        "attack:steering",
+    ),
+    "training": ("attack:relearning",),
+}
+
 Record = Mapping[str, Any]
 Shares = Mapping[str, float | None]
 Reader = Callable[[Shares], float | None]
@@ -144,10 +160,10 @@ class Calibration:
 
     Args:
         scores: Fitted scores: `checks`, from what every audit measures, and one named after the suite with its attacks.
-        penalties: What was chosen for each.
         worths: The fitted scores, their squares and their probabilities, then every instrument, on the held-out models;
             last what their weights alone tell.
         claims: For each fitted score.
+        lacking: What of `LACKING` is missing to the same, for the scores that listen to it.
         forgetting: The retrained model and the one that never knew, then methods; none of these models is in the pool.
         fitted_on: Tasks, as world and concept.
         held_out: Likewise.
@@ -155,9 +171,9 @@ class Calibration:
     """
 
     scores: Mapping[str, ResidualScore]
-    penalties: Mapping[str, float]
     worths: tuple[Worth, ...]
     claims: Mapping[str, Claims]
+    lacking: Mapping[str, Mapping[str, Claims]]
     forgetting: tuple[Forgetting, ...]
     fitted_on: tuple[str, ...]
     held_out: tuple[str, ...]
@@ -190,11 +206,11 @@ def evaluated(fit: Sequence[Record], held: Sequence[Record], *, suite: str, seed
     knows = np.array([s["knows"] for r in fit for s in _members(r)])
     # Models of one world are made from the same weights, so they are left out and resampled together.
     groups = [r["world"] for r in fit for _ in _members(r)]
-    scores, penalties = {}, {}
+    scores = {}
     for kind, chosen in kinds.items():
         shares = _table(fit, chosen)
-        penalties[kind] = choose_penalty(shares, knows, chosen, groups)
-        scores[kind] = fit_residual_score(shares, knows, chosen, penalty=penalties[kind])
+        penalty = choose_penalty(shares, knows, chosen, groups)
+        scores[kind] = fit_residual_score(shares, knows, chosen, penalty=penalty)
     readers: dict[str, Reader] = {f"score ({kind})": _reader(score) for kind, score in scores.items()}
     readers |= {f"score squared ({kind})": _squarer(score) for kind, score in scores.items()}
     readers |= {f"probability ({kind})": _prober(score) for kind, score in scores.items()}
@@ -202,9 +218,16 @@ def evaluated(fit: Sequence[Record], held: Sequence[Record], *, suite: str, seed
     everyone = [s for r in (*fit, *held) for s in _members(r)]
     return Calibration(
         scores=scores,
-        penalties=penalties,
         worths=tuple(_worth(name, reader, fit, held, seed) for name, reader in readers.items()),
         claims={kind: _claims(score, held) for kind, score in scores.items()},
+        lacking={
+            what: {
+                kind: _claims(score, held, without=missing)
+                for kind, score in scores.items()
+                if 0 < len(set(missing) & set(score.instruments)) < len(score.instruments)
+            }
+            for what, missing in LACKING.items()
+        },
         forgetting=_forgetting(scores[suite], held),
         fitted_on=tuple(map(_task, fit)),
         held_out=tuple(map(_task, held)),
@@ -351,8 +374,11 @@ def _robustness(moves: Sequence[_Moved]) -> Robustness | None:
     return Robustness(float(np.mean(relearning)), float(np.mean(quantisation)), len(moves))
 
 
-def _claims(score: ResidualScore, held: Sequence[Record]) -> Claims:
-    said: list[tuple[Record, Record, Residual]] = [(r, s, score(s["shares"])) for r in held for s in _members(r)]
+def _claims(score: ResidualScore, held: Sequence[Record], *, without: Sequence[str] = ()) -> Claims:
+    lack = dict.fromkeys(without)
+    said: list[tuple[Record, Record, Residual]] = [
+        (r, s, score({**s["shares"], **lack})) for r in held for s in _members(r)
+    ]
     knows: Bool[npt.NDArray[Any], " n"] = np.array([s["knows"] for _, s, _ in said])
     stated = np.array([residual.probability for _, _, residual in said])
     hidden = np.array([s["name"] in HIDDEN for _, s, _ in said])

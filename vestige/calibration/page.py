@@ -86,6 +86,17 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "|---|---|---|---|---|---|",
         *(_claim(name, claims) for name, claims in found.claims.items()),
         "",
+        "An audit does not always have every instrument: its data has no other wordings, or it has no time to train.",
+        "Then the score is fitted again, on the same models, without what is missing:",
+        "",
+        "| without | score | false alarms | missed | missed, hiding | abstains | calibration error |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {what} {_claim(name, claims)}"
+            for what, by_score in found.lacking.items()
+            for name, claims in by_score.items()
+        ),
+        "",
         "## Models that were made to forget",
         "",
         "What the score with attacks says of what published methods leave, which is in no pool since its truth is not",

@@ -2,13 +2,15 @@
 holds the facts.
 
 Each instrument gives a share: 0 for a model that never knew, 1 for the original. A logistic regression with no negative
-weight turns their square roots into a probability; where instruments that should agree do not, it abstains.
+weight turns their square roots into a probability; where instruments that should agree do not, it abstains. Where an
+audit lacks instruments, the regression is fitted again on those that it has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -55,6 +57,36 @@ class Residual:
 
 
 @dataclass(frozen=True)
+class Models:
+    """What a score was fitted on.
+
+    Args:
+        knows: Whether each model holds the facts.
+        shares: Instrument to the share of each model; None where it could not be used.
+    """
+
+    knows: tuple[bool, ...]
+    shares: Mapping[str, tuple[float | None, ...]] = field(hash=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the models as JSON values."""
+        return {"knows": list(self.knows), "shares": {name: list(column) for name, column in self.shares.items()}}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Models:
+        """Return the models that `to_json` wrote.
+
+        Raises:
+            VestigeError: A field is missing or has another form.
+        """
+        try:
+            columns = {str(k): tuple(None if v is None else float(v) for v in c) for k, c in data["shares"].items()}
+            return cls(tuple(map(bool, data["knows"])), columns)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise VestigeError(f"not what a residual score was fitted on: {error}") from error
+
+
+@dataclass(frozen=True)
 class ResidualScore:
     """A fitted score.
 
@@ -62,52 +94,65 @@ class ResidualScore:
         instruments: Names of the shares.
         weights: One per instrument, none below 0.
         bias: Log-odds of a model on which every share is 0.
+        penalty: Of the fit.
+        models: What it was fitted on, and is again where instruments are missing.
     """
 
     instruments: tuple[str, ...]
     weights: tuple[float, ...]
     bias: float
+    penalty: float = 1.0
+    models: Models | None = None
 
     def __call__(self, shares: Mapping[str, float | None]) -> Residual:
         """Return what the score says of a model with these shares.
 
-        An instrument that could not be used is taken to agree with the others: its root is the score.
+        Where an instrument could not be used, the score is fitted again without it.
 
         Raises:
-            VestigeError: No instrument of the score has a share.
+            VestigeError: No instrument of the score has a share, or one has none and the score does not say what it was
+                fitted on.
         """
         given = {
             name: share for name in self.instruments if (share := shares.get(name)) is not None and isfinite(share)
         }
         if not given:
             raise VestigeError(f"a residual score needs at least one of {', '.join(self.instruments)}")
-        weights = dict(zip(self.instruments, self.weights, strict=True))
-        parts = {name: weights[name] * float(_root(share)) for name, share in given.items()}
         missing = tuple(name for name in self.instruments if name not in given)
-        listened = sum(weights[name] for name in given)
-        score = sum(parts.values()) / listened if listened else 0.0
-        probability = float(1 / (1 + np.exp(-(self.bias + score * sum(self.weights)))))
+        heard = _refitted(self, tuple(given)) if missing else self
+        weights = dict(zip(heard.instruments, heard.weights, strict=True))
+        parts = {name: weights[name] * float(_root(share)) for name, share in given.items()}
+        whole = sum(heard.weights)
+        score = sum(parts.values()) / whole if whole else 0.0
+        probability = float(1 / (1 + np.exp(-(heard.bias + sum(parts.values())))))
         loudest = max(parts, key=parts.__getitem__)
+        usual = dict(zip(self.instruments, self.weights, strict=True))
+        few = sum(usual[name] for name in given) < sum(self.weights) / 2
         return Residual(
             score=score,
             probability=probability,
-            abstains=UNSURE[0] < probability < UNSURE[1] or listened < sum(self.weights) / 2,
+            abstains=few or UNSURE[0] < probability < UNSURE[1],
             loudest=loudest if parts[loudest] > 0 else None,
             missing=missing,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the score as JSON values."""
+        """Return the score as JSON values, without what it was fitted on."""
         return {
             "of": OF,
             "instruments": list(self.instruments),
             "weights": list(self.weights),
             "bias": self.bias,
+            "penalty": self.penalty,
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ResidualScore:
+    def from_json(cls, data: Mapping[str, Any], models: Models | None = None) -> ResidualScore:
         """Return the score that `to_json` wrote.
+
+        Args:
+            data: What it wrote.
+            models: What the score was fitted on.
 
         Raises:
             VestigeError: A field is missing or has another form.
@@ -115,9 +160,31 @@ class ResidualScore:
         try:
             if data["of"] != OF:
                 raise VestigeError(f"not a residual score: it weighs {data['of']}, and this one weighs {OF}")
-            return cls(tuple(map(str, data["instruments"])), tuple(map(float, data["weights"])), float(data["bias"]))
+            names, weights = tuple(map(str, data["instruments"])), tuple(map(float, data["weights"]))
+            return cls(names, weights, float(data["bias"]), float(data["penalty"]), models)
         except (KeyError, TypeError, ValueError) as error:
             raise VestigeError(f"not a residual score: {error}") from error
+
+
+@lru_cache(maxsize=256)
+def _refitted(score: ResidualScore, instruments: tuple[str, ...]) -> ResidualScore:
+    """Return the score that has some of the instruments alone."""
+    if score.models is None:
+        lacking = next(name for name in score.instruments if name not in instruments)
+        raise VestigeError(f"a residual score that does not say what it was fitted on needs {lacking}")
+    columns = [[np.nan if v is None else v for v in score.models.shares[name]] for name in instruments]
+    return fit_residual_score(np.array(columns).T, np.array(score.models.knows), instruments, penalty=score.penalty)
+
+
+def _rows(shares: Float[npt.NDArray[Any], "n n_instruments"]) -> Float[npt.NDArray[np.float64], "n n_instruments"]:
+    """Return roots of shares, the mean root of the model's others where one is missing."""
+    inside, measured = _root(shares), ~np.isnan(shares)
+    own = np.where(measured, inside, 0.0).sum(1) / np.maximum(1, measured.sum(1))
+    # An instrument that was never measured is 0 everywhere, and gets no weight.
+    rows: Float[npt.NDArray[np.float64], "n n_instruments"] = np.where(
+        measured, inside, np.where(measured.any(0), own[:, None], 0.0)
+    )
+    return rows
 
 
 def choose_penalty(
@@ -144,10 +211,8 @@ def choose_penalty(
         for held in range(int(index.max()) + 1):
             out = index == held
             score = fit_residual_score(shares[~out], knows[~out], instruments, penalty=penalty)
-            for row, truth in zip(shares[out], knows[out], strict=True):
-                given = {k: None if np.isnan(v) else float(v) for k, v in zip(instruments, row, strict=True)}
-                stated = min(1 - 1e-12, max(1e-12, score(given).probability))
-                total -= float(np.log(stated if truth else 1 - stated))
+            log_odds = _rows(shares[out]) @ np.array(score.weights) + score.bias
+            total += float(np.logaddexp(0, np.where(knows[out], -log_odds, log_odds)).sum())
         return total
 
     return min(PENALTIES, key=cost)
@@ -181,10 +246,7 @@ def fit_residual_score(
         )
     if knows.all() or not knows.any():
         raise VestigeError("a residual score is fitted on models that know and models that do not")
-    inside, measured = _root(shares), ~np.isnan(shares)
-    own = np.where(measured, inside, 0.0).sum(1) / np.maximum(1, measured.sum(1))
-    # An instrument that was never measured is 0 everywhere, and gets no weight.
-    rows = np.where(measured, inside, np.where(measured.any(0), own[:, None], 0.0))
+    rows = _rows(shares)
     signs = np.where(knows, 1.0, -1.0)
     each = np.where(knows, 0.5 / knows.mean(), 0.5 / (~knows).mean())
 
@@ -198,4 +260,9 @@ def fit_residual_score(
     start = np.zeros(len(instruments) + 1)
     bounds = [(0.0, None)] * len(instruments) + [(None, None)]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
-    return ResidualScore(tuple(instruments), tuple(found.x[:-1].tolist()), float(found.x[-1]))
+    columns = {
+        name: tuple(None if np.isnan(v) else float(v) for v in column)
+        for name, column in zip(instruments, shares.T, strict=True)
+    }
+    models = Models(tuple(map(bool, knows)), columns)
+    return ResidualScore(tuple(instruments), tuple(found.x[:-1].tolist()), float(found.x[-1]), penalty, models)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from vestige.attacks.catalogue import chosen
 from vestige.attacks.most_leaking import most_leaking
 from vestige.attacks.notes import notes_of
 from vestige.attacks.run import run_attacks
-from vestige.calibration.score import ResidualScore
+from vestige.calibration.score import fit_residual_score
 
 
 @pytest.mark.parametrize("settings", [(math.nan, 0.9, 0.1), (0.1, math.nan, 0.9), (0.9, math.inf, math.nan)])
@@ -37,6 +38,8 @@ def test_a_model_of_nan_gives_a_reason_and_no_numbers() -> None:
 
 
 def test_a_share_that_is_no_number_counts_as_missing() -> None:
-    found = ResidualScore(("a", "b"), (1.0, 1.0), 0.0)({"a": math.nan, "b": 1.0})
+    knows = np.array([True, False] * 4)
+    score = fit_residual_score(np.stack([knows, knows], 1).astype(float), knows, ("a", "b"))
+    found = score({"a": math.nan, "b": 1.0})
     assert found.missing == ("a",)
-    assert found.score == 1
+    assert found == score({"a": None, "b": 1.0})

@@ -175,6 +175,12 @@ def test_the_page_and_the_picture_hold_the_numbers(found: Calibration, tmp_path:
         "interval": [0.0, found.claims["quick"].false_alarms.high],
     }
     assert values["scores"]["checks"]["instruments"] == ["depth_leak", "lens_leak"]
+    # What is missing changes what is said of the held-out models; of a score that never had it there is no row.
+    assert set(values["lacking"]["training"]) == {"quick"}
+    assert values["lacking"]["what is written"] == {}
+    without = values["lacking"]["training"]["quick"]
+    assert without["calibration_error"] != values["claims"]["quick"]["calibration_error"]
+    assert f"| training | quick | {without['false_alarms']['hits']} of {2 * N} [" in text
 
 
 def test_a_calibration_goes_on_from_the_records_that_are_there(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hooked import VestigeError
-from vestige.calibration.score import OF, ResidualScore, choose_penalty, fit_residual_score
+from vestige.calibration.score import OF, Models, ResidualScore, choose_penalty, fit_residual_score
+from vestige.metrics.meta import calibration_error
 
 NAMES = ("depth", "probe", "noise")
 
@@ -53,19 +54,47 @@ def test_shares_outside_the_scale_count_as_its_ends() -> None:
     assert inside.probability == outside.probability
 
 
-def test_a_missing_share_is_taken_to_agree_and_the_loudest_is_named() -> None:
+def test_the_loudest_is_named_and_what_lies_between_is_no_claim() -> None:
     score = ResidualScore(("depth", "probe"), (4.0, 2.0), -3.0)
-    found = score({"depth": 0.6, "probe": None})
-    assert found.probability == score({"depth": 0.6, "probe": 0.6}).probability
-    assert found.probability == pytest.approx(1 / (1 + np.exp(3 - 0.6**0.5 * 6)))
-    assert found.score == pytest.approx(0.6**0.5)
+    found = score({"depth": 0.6, "probe": 0.1})
+    assert found.probability == pytest.approx(1 / (1 + np.exp(3 - 4 * 0.6**0.5 - 2 * 0.1**0.5)))
     assert found.loudest == "depth"
     assert found.abstains
-    # What little the others hear is not made more of by what is not there.
-    assert score({"depth": 0.0}).probability == score({"depth": 0.0, "probe": 0.0}).probability < 0.05
     assert not score({"depth": 1.0, "probe": 1.0}).abstains
-    with pytest.raises(VestigeError, match="at least one of depth, probe"):
+    assert score({"depth": 0.0, "probe": 0.0}).loudest is None
+
+
+def test_what_is_missing_is_left_out_of_the_fit() -> None:
+    shares, knows = pool()
+    score, alone = fit_residual_score(shares, knows, NAMES), fit_residual_score(shares[:, :1], knows, NAMES[:1])
+    for share in (0.0, 0.2, 0.7):
+        found, plain = score({"depth": share, "probe": None}), alone({"depth": share})
+        assert (found.score, found.probability) == (pytest.approx(plain.score), pytest.approx(plain.probability))
+        assert found.missing == ("probe", "noise")
+    # Two instruments that say the same are surer than one, which the other does not make up for.
+    both = score({"depth": 0.0, "probe": 0.0, "noise": 0.5}).probability
+    assert both < score({"depth": 0.0, "noise": 0.5}).probability
+    with pytest.raises(VestigeError, match="at least one of depth, probe, noise"):
         score({"depth": None})
+    with pytest.raises(VestigeError, match="does not say what it was fitted on needs probe"):
+        ResidualScore(("depth", "probe"), (4.0, 2.0), -3.0)({"depth": 0.5})
+
+
+def test_what_is_left_of_a_score_is_as_unsure_as_it_has_to_be() -> None:
+    """One instrument sees everything, the other next to nothing: alone, it must not speak for both."""
+
+    def made(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        rng, knows = np.random.default_rng(seed), np.arange(n) % 2 == 0
+        return np.stack([knows.astype(float), np.clip(0.5 + 0.1 * knows + rng.normal(0, 0.2, n), 0, 1)], 1), knows
+
+    score = fit_residual_score(*made(200, 0), ("sharp", "dull"), penalty=0.1)
+    shares, knows = made(2000, 1)
+    stated = np.array([score({"sharp": None, "dull": dull}).probability for dull in shares[:, 1]])
+    assert calibration_error(stated, knows) < 0.08
+    assert 0.02 < stated[knows].mean() - stated[~knows].mean() < 0.3
+    # The control: as if the missing one had said the same as the other.
+    agreeing = 1 / (1 + np.exp(-(score.bias + shares[:, 1] ** 0.5 * sum(score.weights))))
+    assert calibration_error(agreeing, knows) > 0.3
 
 
 def test_the_score_is_the_mean_root_of_the_shares_by_weight() -> None:
@@ -73,12 +102,17 @@ def test_the_score_is_the_mean_root_of_the_shares_by_weight() -> None:
     found = score({"depth": 0.8, "probe": 0.4, "deaf": 1.0})
     assert found.score == pytest.approx((3 * 0.8**0.5 + 0.4**0.5) / 4)
     assert found.missing == ()
-    # The sure half is enough for a claim, the other is not, however sure it looks.
-    sure = ResidualScore(("depth", "probe"), (30.0, 20.0), -10.0)
-    assert not sure({"depth": 1.0}).abstains
-    assert sure({"probe": 1.0}).probability > 0.9
-    assert sure({"probe": 1.0}).abstains
-    assert sure({"probe": 1.0}).missing == ("depth",)
+
+
+def test_less_than_half_of_what_is_listened_to_is_not_enough_for_a_claim() -> None:
+    knows = np.arange(60) % 2 == 0
+    shares = np.stack([knows * 0.9, knows * 0.6], 1)
+    score = fit_residual_score(shares, knows, ("loud", "soft"), penalty=0.01)
+    assert score.weights[0] > score.weights[1] > 0
+    assert not score({"loud": 0.9}).abstains
+    assert score({"soft": 0.6}).probability > 0.9
+    assert score({"soft": 0.6}).abstains
+    assert score({"soft": 0.6}).missing == ("loud",)
 
 
 def test_the_penalty_is_the_one_that_predicts_groups_left_out() -> None:
@@ -120,7 +154,11 @@ def test_the_kinds_weigh_the_same_however_many_there_are() -> None:
 
 def test_it_survives_json() -> None:
     score = fit_residual_score(*pool(), NAMES)
-    assert ResidualScore.from_json(json.loads(json.dumps(score.to_json()))) == score
+    assert score.models is not None
+    models = Models.from_json(json.loads(json.dumps(score.models.to_json())))
+    assert ResidualScore.from_json(json.loads(json.dumps(score.to_json())), models) == score
+    with pytest.raises(VestigeError, match="not what a residual score was fitted on: 'shares'"):
+        Models.from_json({"knows": []})
     with pytest.raises(VestigeError, match="not a residual score: 'weights'"):
         ResidualScore.from_json({"of": OF, "instruments": []})
     with pytest.raises(VestigeError, match="it weighs shares, and this one weighs square roots of shares"):
