@@ -109,7 +109,11 @@ class SiteMap:
         if kind in self.absent and (layer is None or layer < self.n_layers):
             raise VestigeError(f"no site '{name}' in {where}: {self.absent[kind]}")
         near = difflib.get_close_matches(name, [*self.taps, *self.aliases], n=1, cutoff=0.5)
-        hint = f"; did you mean '{self.aliases.get(near[0], near[0])}'?" if near else ";"
+        hint = (
+            f"; did you mean '{self.aliases.get(near[0], near[0])}'?"
+            if near
+            else "; sites are named like 'resid_post.0'"
+        )
         raise VestigeError(f"no site '{name}' in {where}{hint}{self._layers()}")
 
     def editable(self, site: SiteLike) -> str:

@@ -8,6 +8,7 @@ from hooked import HookedModel, UnlearnData, VestigeError
 from hooked.fingerprint import weights_sha256
 from hooked.harvest.ray_connection import RayOptions, imported
 from probes import find_concept_vectors
+from vestige.at_least import check_at_least
 from vestige.attacks.attacked import Target
 from vestige.attacks.catalogue import chosen
 from vestige.attacks.cost import Cost, cost_of
@@ -73,11 +74,13 @@ def attack(
         A report that holds attacks and no checks; `report.save(folder)` writes it.
 
     Raises:
-        VestigeError: There is no such suite, attack or engine, a setting of Ray is given without Ray, a subject cannot
-            be opened or sent to Ray, Ray is not there, or an item has no answer.
+        VestigeError: There is no such suite, attack or engine, a setting is out of range, one of Ray is given without
+            Ray, a subject cannot be opened or sent to Ray, Ray is not there, or an item has no answer.
     """
     if engine not in ENGINES:
         raise VestigeError(f"engine is one of {', '.join(ENGINES)}, got {engine!r}")
+    check_at_least(1, batch_size=batch_size, max_items=max_items)
+    check_at_least(0, seed=seed)
     options = RayOptions(workers=workers, num_gpus=num_gpus, address=address)
     if engine == "ray":
         imported()

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from hooked import HookedModel, Intervention, UnlearnData, VestigeError
+from hooked import HookedModel, Intervention, UnlearnData
 from probes import ConceptVector, find_concept_vectors
 from probes.vocabulary import default_k
+from vestige.at_least import check_at_least
 from vestige.attacks.catalogue import chosen
 from vestige.attacks.cost import Cost, cost_of
 from vestige.attacks.notes import notes_of
@@ -93,8 +94,8 @@ def audit(
             nothing to score.
     """
     settings = {"batch_size": batch_size, "max_items": max_items, "max_new_tokens": max_new_tokens}
-    _check_at_least(1, **settings)
-    _check_at_least(0, seed=seed, top_vectors=top_vectors)
+    check_at_least(1, **settings)
+    check_at_least(0, seed=seed, top_vectors=top_vectors)
     sources = sources_of(original, unlearned, retrained, never)
     prepared, shortened = within_context(
         original, audit_items(data, max_items=max_items, seed=seed), max_new_tokens=max_new_tokens
@@ -170,6 +171,7 @@ def audit(
                 "seed": seed,
                 **settings,
                 "items_shortened": shortened,
+                "suite": suite,
                 "attacks": [row.name for row in rows],
                 **({} if instruments.marking is None else {"sae": instruments.marking.described()}),
             },
@@ -198,12 +200,6 @@ def _warn_of_other_weights(
                 UserWarning,
                 stacklevel=3,
             )
-
-
-def _check_at_least(least: int, **settings: int) -> None:
-    for name, value in settings.items():
-        if value < least:
-            raise VestigeError(f"{name} is at least {least}, got {value}")
 
 
 def _vector_rows(evidence: Evidence, original: HookedModel) -> tuple[ConceptVectorRow, ...]:

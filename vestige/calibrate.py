@@ -4,10 +4,11 @@ and the residual knowledge score are worth on worlds that nothing was fitted on.
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -163,13 +164,23 @@ def _task(world: int, which: int, work: Path, suite: str, tamper: bool) -> None:
 
 
 def _here(workers: int, jobs: Sequence[Job]) -> Iterator[None]:
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    # Ctrl-C goes to every process of a terminal; this one hears it for all.
+    others, deaf = active_children(), (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=signal.signal, initargs=deaf
+    ) as pool:
         waiting = [pool.submit(job) for job in jobs]
         try:
             for done in as_completed(waiting):
                 yield done.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            # A task takes minutes, and what it would still write is made again by the next call.
+            mine = [child for child in active_children() if child not in others]
+            for worker in mine:
+                worker.terminate()
+            for worker in mine:
+                worker.join()
             raise
 
 

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,17 @@ app = typer.Typer(
 
 Out = Annotated[Path, typer.Option(help="Folder for the results; must be new or empty.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that draws.")]
+
+
+def _seed(value: int) -> int:
+    if value < 0:
+        from hooked.errors import VestigeError
+
+        raise VestigeError(f"--seed is at least 0, got {value}")
+    return value
+
+
+Seed = Annotated[int, typer.Option(callback=_seed, help="Seed of everything that draws.")]
 Device = Annotated[str | None, typer.Option(help="Where the model runs, e.g. cuda or cuda:1. [default: cpu]")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Dtype = Annotated[
@@ -234,6 +245,7 @@ def audit(
         sae=None if sae is None else inputs.sae(sae, sae_id, site=site, device=device),
         progress=not json_,
     )
+    report = _commanded(report)
     with output_folder(out, overwrite=overwrite) as folder:
         report.save(folder)
     _finish(report, out, json_)
@@ -313,6 +325,7 @@ def attack(
         before=lambda cost: typer.echo(str(cost), err=True),
         progress=not json_,
     )
+    report = _commanded(report)
     with output_folder(out, overwrite=overwrite) as folder:
         report.save(folder)
     if json_:
@@ -347,8 +360,9 @@ def calibrate(
     from vestige.output import check_output, output_folder
 
     check_output(out, overwrite=overwrite, inputs=[work])
-    if out.resolve() == work.resolve():
-        raise VestigeError(f"--work and --out are both '{out}'; give each a folder of its own")
+    if work.resolve() in (out.resolve(), *out.resolve().parents) or out.resolve() in work.resolve().parents:
+        said = f"both '{out}'" if out.resolve() == work.resolve() else f"'{work}' and '{out}', one inside the other"
+        raise VestigeError(f"--work and --out are {said}; give each a folder of its own")
     worlds = command.seeds(fit, what="--fit"), command.seeds(held, what="--held")
     calibration.check_settings(
         *worlds,
@@ -493,6 +507,12 @@ def main() -> None:
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"vestige: {' '.join(str(message).splitlines())}", file=sys.stderr)
+
+
+def _commanded(report: Any) -> Any:
+    """Return the report with the command that made it."""
+    command = shlex.join(["vestige", *sys.argv[1:]])
+    return replace(report, provenance={"command": command, **report.provenance})
 
 
 def _finish(report: Any, out: Path, json_: bool) -> None:

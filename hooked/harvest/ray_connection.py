@@ -107,6 +107,8 @@ def _connect(ray: Any, asked: RayOptions) -> None:
 def _refusal(address: str) -> str | None:
     """Return why nobody can be reached at an address; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
+    if not (host and port.isascii() and port.isdigit()):
+        return "an address is host:port"
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError, OverflowError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def run(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
 
 
 AUDIT = ("audit", "--original", "{full}", "--forget", "{forget}")
+ATTACK = ("attack", "--original", "{full}", "--forget", "{forget}")
 UNLEARN = ("unlearn", "--model", "{full}", "--forget", "{forget}", "--retain", "{kept}")
 
 
@@ -121,6 +123,8 @@ def test_audit_takes_unlearned_folders_in_every_spelling(run: Run) -> None:
     report = json.loads(out)
     assert [s["name"] for s in report["subjects"]] == ["original", "never", "full", "retain"]
     assert report["provenance"]["items"]["forget"] == 2
+    assert report["provenance"]["command"] == shlex.join(["vestige", *sys.argv[1:]])
+    assert report["provenance"]["suite"] is None
 
 
 def test_json_is_one_document_and_the_file_is_the_same(run: Run, tmp_path: Path) -> None:
@@ -299,6 +303,21 @@ ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
         ("attack", "--original", "{full}", "--forget", "{forget}", "--workers", "4", "--out", "o"),
         "workers, num_gpus and address are settings of Ray",
     ),
+    "no items to attack": ((*ATTACK, "--max-items", "0", "--out", "o"), "max_items is at least 1, got 0"),
+    "less than none": ((*ATTACK, "--max-items", "-3", "--out", "o"), "max_items is at least 1, got -3"),
+    "no rows to attack": ((*ATTACK, "--batch-size", "0", "--out", "o"), "batch_size is at least 1, got 0"),
+    "negative seed of attacks": ((*ATTACK, "--seed", "-1", "--out", "o"), "--seed is at least 0, got -1"),
+    "negative seed of a method": ((*UNLEARN, "--method", "npo", "--seed", "-1", "--out", "o"), "--seed is at least 0"),
+    "negative seed of a calibration": (
+        ("calibrate", "--work", "w", "--seed", "-1", "--out", "o"),
+        "--seed is at least",
+    ),
+    "a world that is too far": (
+        ("calibrate", "--work", "w", "--fit", "99999999999999999999,2", "--out", "o"),
+        "--fit is a list of different whole numbers",
+    ),
+    "calibration inside its work": (("calibrate", "--work", "w", "--out", "w/o"), "one inside the other"),
+    "work inside a calibration": (("calibrate", "--work", "o/w", "--out", "o"), "one inside the other"),
     "calibration into its work": (("calibrate", "--work", "o", "--out", "o"), "--work and --out are both 'o'"),
     "calibration in a file": (
         ("calibrate", "--work", "bad.jsonl", "--out", "o"),

@@ -41,7 +41,10 @@ class Cost:
 
     def __str__(self) -> str:
         total = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
-        what = [*([f"{self.attacks} attacks"] if self.attacks else []), *(["all checks"] if self.checks else [])]
+        what = [
+            *([f"{self.attacks} attack{'s' if self.attacks > 1 else ''}"] if self.attacks else []),
+            *(["all checks"] if self.checks else []),
+        ]
         return (
             f"{' and '.join(what)} on {self.subjects} subjects, about {total}: {self.passes:,} passes over the "
             f"forget items of {self.pass_seconds:.2g} s each"

@@ -19,10 +19,11 @@ def seeds(given: str, *, what: str) -> tuple[int, ...]:
     """Read seeds separated by commas.
 
     Raises:
-        VestigeError: One is no whole number of at least 0, or occurs twice.
+        VestigeError: One is no whole number from 0 to 4294967295, or occurs twice.
     """
     parts = [part.strip() for part in given.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+    right = all(part.isascii() and part.isdigit() and int(part) < 2**32 for part in parts)
+    if not right or len(set(parts)) < len(parts):
         raise VestigeError(f"{what} is a list of different whole numbers like 1,2, got {given!r}")
     return tuple(map(int, parts))
 

@@ -3,7 +3,7 @@ steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..attacks.catalogue import ATTACKS
@@ -94,8 +94,17 @@ def build_attacks(report: AuditReport) -> UnderAttack | None:
         if (one := _worst(subject.name, [found[name, subject.name] for name in names if (name, subject.name) in found]))
     ]
     charts = [chart for name in names if (chart := _chart(name, [found.get((name, subject)) for subject in subjects]))]
-    notes = dict.fromkeys((result.attack, result.note) for result in report.attacks if result.note)
-    return UnderAttack(tuple(rows), tuple(worst), tuple(charts), tuple(notes))
+    return UnderAttack(tuple(rows), tuple(worst), tuple(charts), tuple(_notes(report, len(subjects))))
+
+
+def _notes(report: AuditReport, n_subjects: int) -> Iterator[tuple[str, str]]:
+    """Yield each note once, titled with its attack and, unless it holds for all, the subjects."""
+    of: dict[tuple[str, str], list[str]] = {}
+    for result in report.attacks:
+        if result.note:
+            of.setdefault((result.attack, result.note), []).append(result.subject)
+    for (name, note), subjects in of.items():
+        yield name if len(subjects) == n_subjects else f"{name} ({', '.join(subjects)})", note
 
 
 def worst_of(results: Sequence[AttackResult]) -> AttackResult | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
+from functools import partial
 from inspect import signature
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 
 from hooked import VestigeError
-from vestige.calibrate import FIT, HELD, calibrate, to_json
+from vestige.calibrate import FIT, HELD, _here, calibrate, to_json
 from vestige.calibration.audits import VERSION, WEIGHTS, record_path
 from vestige.calibration.evaluate import HIDDEN, Calibration, evaluated
 from vestige.calibration.page import draw, page
@@ -239,3 +242,13 @@ def test_settings_are_checked_before_anything_is_trained(
     with pytest.raises(VestigeError, match=message):
         calibrate(tmp_path, **settings)
     assert not any(tmp_path.iterdir())
+
+
+def test_who_stops_a_calibration_waits_for_no_task() -> None:
+    running = _here(2, [partial(time.sleep, 0), partial(time.sleep, 600)])
+    next(running)
+    assert active_children()
+    began = time.monotonic()
+    running.close()
+    assert time.monotonic() - began < 60
+    assert not [child for child in active_children() if child.name.startswith("SpawnProcess")]

@@ -37,6 +37,17 @@ def test_what_could_not_be_run_says_why_and_runs_nothing() -> None:
     assert "no reply to begin" in page
 
 
+def test_notes_name_the_subjects_that_they_are_about() -> None:
+    report = sample_report()
+    attacks = tuple(
+        AttackResult("lens", name, 0.5, note="of all" if name == "never" else "of all but one") for name in NAMES
+    )
+    found = build_attacks(replace(report, attacks=(*attacks, *(AttackResult("x", n, 0.5, note="same") for n in NAMES))))
+    assert found is not None
+    others = ", ".join(name for name in NAMES if name != "never")
+    assert found.notes == ((f"lens ({others})", "of all but one"), ("lens (never)", "of all"), ("x", "same"))
+
+
 def test_the_worst_attack_is_clear_and_preferably_not_shown_the_answers() -> None:
     def result(name: str, gap: float, low: float, *, shown: bool = False) -> AttackResult:
         return AttackResult(name, "npo", 0.5, gap=gap, gap_low=low, gap_high=gap, uses_target=shown)
