@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..result import AuditReport, Result, SubjectInfo
-from .explain import Explanation, explain
+from .attacks import worst_of
+from .explain import explain
 from .table import reason
 from .text import interval, number
 
@@ -41,7 +42,7 @@ INTENT = {
 class KeyNumber:
     """One number of a card as text; `missing` says why there is none."""
 
-    explanation: Explanation
+    said: str
     value: str
     interval: str
     control: str
@@ -75,11 +76,22 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Glance:
-    """The chart: one column per check, one row of lanes per subject."""
+class Column:
+    """The head of a column of the chart: its title, and what that is in plain words."""
 
-    columns: tuple[Explanation, ...]
+    title: str
+    plain: str
+
+
+@dataclass(frozen=True)
+class Glance:
+    """The chart: one column per check, the last for all instruments together, one row of lanes per subject."""
+
+    columns: tuple[Column, ...]
     rows: tuple[tuple[SubjectInfo, tuple[Lane, ...]], ...]
+
+
+_TOGETHER = Column("Residual knowledge", "all instruments together")
 
 
 def build_cards(report: AuditReport) -> tuple[Card, ...]:
@@ -95,16 +107,27 @@ def _card(report: AuditReport, subject: SubjectInfo) -> Card:
         if subject.intent
         else "Makes no claim: it is here for comparison."
     )
-    residual = next((one for one in report.residual if one.subject == subject.name), None)
-    if residual is not None and residual.placed is not None:
-        claim = f"{claim} {PLACED[residual.placed]}"
+    residual = {one.subject: one for one in report.residual}
+    mine = residual.get(subject.name)
+    if mine is not None and mine.placed is not None:
+        claim = f"{claim} {PLACED[mine.placed]}"
+    numbers = [_key_number(r) for r in chosen if r is not None]
+    if mine is not None:
+        control = next(
+            (residual[s.name].score for s in report.subjects if s.kind == "never" and s.name in residual), None
+        )
+        numbers.append(KeyNumber(f"{_TOGETHER.title}, {_TOGETHER.plain}", number(mine.score), "", number(control), ""))
+    worst = worst_of([one for one in report.attacks if one.subject == subject.name])
+    if worst is not None and subject.kind == "unlearned":
+        said = f"recovered by {worst.attack.replace('_', ' ')}"
+        numbers.append(KeyNumber(said, number(worst.gap), interval(worst.gap_low, worst.gap_high), number(0.0), ""))
     verdict = report.verdicts.get(subject.name, "No verdict was given; see the numbers.")
     return Card(
         subject,
         KIND.get(subject.kind, subject.kind),
         claim,
         verdict,
-        tuple(_key_number(r) for r in chosen if r is not None),
+        tuple(numbers),
     )
 
 
@@ -118,7 +141,12 @@ def _key_number(result: Result) -> KeyNumber:
     missing = reason(result) if result.estimate is None else ""
     span = interval(result.low, result.high)
     return KeyNumber(
-        explain(result.check), number(result.estimate), span, number(result.control), number(result.floor), missing
+        explain(result.check).plain,
+        number(result.estimate),
+        span,
+        number(result.control),
+        number(result.floor),
+        missing,
     )
 
 
@@ -128,11 +156,20 @@ def build_glance(report: AuditReport) -> Glance:
     measured = {result.check for result in report.results if result.estimate is not None}
     columns = [next((check for check in choices if check in measured), None) for choices in _GLANCE]
     checks = [check for check in columns if check is not None]
-    rows = [
-        (subject, tuple(_lane(check, found.get((check, subject.name))) for check in checks))
-        for subject in report.subjects
-    ]
-    return Glance(tuple(map(explain, checks)), tuple(rows))
+    rows = {s.name: [_lane(check, found.get((check, s.name))) for check in checks] for s in report.subjects}
+    heads = [Column(explain(check).title, explain(check).plain) for check in checks]
+    if report.residual:
+        heads.append(_TOGETHER)
+        scores = {one.subject: one.score for one in report.residual}
+        for name, lanes in rows.items():
+            lanes.append(_score(scores.get(name)))
+    return Glance(tuple(heads), tuple((s, tuple(rows[s.name])) for s in report.subjects))
+
+
+def _score(score: float | None) -> Lane:
+    said = "none" if score is None else number(score)
+    at = None if score is None else _place(score)
+    return Lane(_TOGETHER.title, number(score), at, None, None, None, None, f"{_TOGETHER.title} {said}")
 
 
 def _lane(check: str, result: Result | None) -> Lane:

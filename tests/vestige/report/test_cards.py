@@ -1,0 +1,50 @@
+"""The cards and the chart: what all instruments find together stands beside single checks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.vestige.report.sample import NAMES, sample_report
+from vestige.report import render_html
+from vestige.report.attacks import worst_of
+from vestige.report.cards import build_cards, build_glance
+from vestige.report.text import number
+
+
+def test_the_score_is_the_last_column_beside_its_control() -> None:
+    report = sample_report()
+    scores = {one.subject: one.score for one in report.residual}
+    glance = build_glance(report)
+    assert glance.columns[-1].title == "Residual knowledge"
+    assert {len(lanes) for _, lanes in glance.rows} == {len(glance.columns)}
+    drawn = {subject.name: lanes[-1] for subject, lanes in glance.rows}
+    assert {name: lane.value for name, lane in drawn.items()} == {name: number(scores.get(name)) for name in NAMES}
+    assert drawn["original"].at is None
+    cards = {card.subject.name: card for card in build_cards(report)}
+    for name, score in scores.items():
+        (row,) = [one for one in cards[name].numbers if one.said.startswith("Residual knowledge")]
+        assert (row.value, row.control) == (number(score), number(scores.get("never")))
+
+
+def test_without_a_scale_there_is_no_column_and_no_row() -> None:
+    report = replace(sample_report(), residual=())
+    assert "Residual knowledge" not in [column.title for column in build_glance(report).columns]
+    assert not [one for card in build_cards(report) for one in card.numbers if one.said.startswith("Residual")]
+
+
+def test_the_attack_that_recovers_most_is_on_the_card_of_who_was_made_to_forget() -> None:
+    report = sample_report()
+    found = {
+        card.subject.name: [one for one in card.numbers if one.said.startswith("recovered by")]
+        for card in build_cards(report)
+    }
+    assert any(found.values())
+    for subject in report.subjects:
+        worst = worst_of([one for one in report.attacks if one.subject == subject.name])
+        if subject.kind != "unlearned" or worst is None:
+            assert not found[subject.name]
+        else:
+            (row,) = found[subject.name]
+            assert row.value == number(worst.gap)
+            assert worst.attack.replace("_", " ") in row.said
+    assert render_html(report).count("recovered by ") >= sum(map(len, found.values()))
