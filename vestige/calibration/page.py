@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vestige.calibration.audits import STATES
-from vestige.calibration.evaluate import HIDDEN, KEPT, Calibration, Claims, Forgetting, Rate, Robustness, Worth
+from vestige.calibration.evaluate import EPSILON, HIDDEN, KEPT, Calibration, Claims, Forgetting, Rate, Robustness, Worth
 from vestige.metrics.meta import Faithfulness
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "A model that still holds a part learns the facts again faster than one that never knew, so an instrument that",
         "is true to what models know moves more on it than on the retrained one, and is called less robust for that.",
         "The scores are means of square roots of shares. Their squares order models alike, but a step from nothing is",
-        "smaller on them.",
+        f"smaller on them. Moves of less than {EPSILON} count as noise in every row, whatever its scale.",
         "*Never taught* is the control: relearning on models that were taught another concept, as ignorant as the",
         "retrained one, in brackets on how many. They are also the 0 of every share, so only what they do under",
         "relearning is measured.",
