@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
-from ..result import AuditReport, Result, SubjectInfo
+from ..result import AuditReport, ResidualKnowledge, Result, SubjectInfo
 from .attacks import worst_of
 from .explain import explain
+from .residual import probability
 from .table import reason
 from .text import interval, number
 
@@ -91,7 +93,8 @@ class Glance:
     rows: tuple[tuple[SubjectInfo, tuple[Lane, ...]], ...]
 
 
-_TOGETHER = Column("Residual knowledge", "all instruments together")
+# A probability and not the score: of a model that hides all it knows, the mean over instruments is small.
+_TOGETHER = Column("Holds any of it", "probability, all together")
 
 
 def build_cards(report: AuditReport) -> tuple[Card, ...]:
@@ -113,10 +116,10 @@ def _card(report: AuditReport, subject: SubjectInfo) -> Card:
         claim = f"{claim} {PLACED[mine.placed]}"
     numbers = [_key_number(r) for r in chosen if r is not None]
     if mine is not None:
-        control = next(
-            (residual[s.name].score for s in report.subjects if s.kind == "never" and s.name in residual), None
-        )
-        numbers.append(KeyNumber(f"{_TOGETHER.title}, {_TOGETHER.plain}", number(mine.score), "", number(control), ""))
+        never = [residual[s.name] for s in report.subjects if s.kind == "never" and s.name in residual]
+        control = probability(never[0]) if never else "–"
+        said = f"{_TOGETHER.title.lower()}, {_TOGETHER.plain}"
+        numbers.append(KeyNumber(said, probability(mine), f"score {number(mine.score)}", control, ""))
     worst = worst_of([one for one in report.attacks if one.subject == subject.name])
     if worst is not None and subject.kind == "unlearned":
         said = f"recovered by {worst.attack.replace('_', ' ')}"
@@ -160,16 +163,19 @@ def build_glance(report: AuditReport) -> Glance:
     heads = [Column(explain(check).title, explain(check).plain) for check in checks]
     if report.residual:
         heads.append(_TOGETHER)
-        scores = {one.subject: one.score for one in report.residual}
+        residual = {one.subject: one for one in report.residual}
         for name, lanes in rows.items():
-            lanes.append(_score(scores.get(name)))
+            lanes.append(_chance(residual.get(name)))
     return Glance(tuple(heads), tuple((s, tuple(rows[s.name])) for s in report.subjects))
 
 
-def _score(score: float | None) -> Lane:
-    said = "none" if score is None else number(score)
-    at = None if score is None else _place(score)
-    return Lane(_TOGETHER.title, number(score), at, None, None, None, None, f"{_TOGETHER.title} {said}")
+def _chance(residual: ResidualKnowledge | None) -> Lane:
+    if residual is None:
+        return Lane(_TOGETHER.title, "–", None, None, None, None, None, f"{_TOGETHER.title}: not asked")
+    said = probability(residual)
+    at = _place(residual.probability) if isfinite(residual.probability) else None
+    short = said.replace("above ", ">").replace("below ", "<")
+    return Lane(_TOGETHER.title, short, at, None, None, None, None, f"{_TOGETHER.title}: {said}")
 
 
 def _lane(check: str, result: Result | None) -> Lane:

@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import nan
 
 from tests.vestige.report.sample import NAMES, sample_report
 from vestige.report import render_html
 from vestige.report.attacks import worst_of
 from vestige.report.cards import build_cards, build_glance
+from vestige.report.residual import probability
 from vestige.report.text import number
 
 
-def test_the_score_is_the_last_column_beside_its_control() -> None:
+def test_the_probability_is_the_last_column_beside_its_control() -> None:
     report = sample_report()
-    scores = {one.subject: one.score for one in report.residual}
+    said = {one.subject: probability(one) for one in report.residual}
+    assert len(said) > 1
     glance = build_glance(report)
-    assert glance.columns[-1].title == "Residual knowledge"
+    assert glance.columns[-1].title == "Holds any of it"
     assert {len(lanes) for _, lanes in glance.rows} == {len(glance.columns)}
     drawn = {subject.name: lanes[-1] for subject, lanes in glance.rows}
-    assert {name: lane.value for name, lane in drawn.items()} == {name: number(scores.get(name)) for name in NAMES}
+    words = {name: lane.value.replace(">", "above ").replace("<", "below ") for name, lane in drawn.items()}
+    assert words == {name: said.get(name, "–") for name in NAMES}
     assert drawn["original"].at is None
     cards = {card.subject.name: card for card in build_cards(report)}
-    for name, score in scores.items():
-        (row,) = [one for one in cards[name].numbers if one.said.startswith("Residual knowledge")]
-        assert (row.value, row.control) == (number(score), number(scores.get("never")))
+    for one in report.residual:
+        (row,) = [line for line in cards[one.subject].numbers if line.said.startswith("holds any")]
+        assert (row.value, row.interval, row.control) == (
+            said[one.subject],
+            f"score {number(one.score)}",
+            said["never"],
+        )
+
+
+def test_what_is_no_number_is_not_drawn() -> None:
+    report = sample_report()
+    broken = replace(report, residual=(replace(report.residual[0], probability=nan),))
+    drawn = {subject.name: lanes[-1] for subject, lanes in build_glance(broken).rows}
+    assert (drawn[report.residual[0].subject].value, drawn[report.residual[0].subject].at) == ("no number", None)
 
 
 def test_without_a_scale_there_is_no_column_and_no_row() -> None:
     report = replace(sample_report(), residual=())
-    assert "Residual knowledge" not in [column.title for column in build_glance(report).columns]
-    assert not [one for card in build_cards(report) for one in card.numbers if one.said.startswith("Residual")]
+    assert "Holds any of it" not in [column.title for column in build_glance(report).columns]
+    assert not [one for card in build_cards(report) for one in card.numbers if one.said.startswith("holds any")]
 
 
 def test_the_attack_that_recovers_most_is_on_the_card_of_who_was_made_to_forget() -> None:
