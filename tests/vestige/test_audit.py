@@ -20,7 +20,6 @@ from tests.tiny import tiny_model
 from tests.vestige.facts import fingerprint, items, saved_model, small_data
 from vestige import AuditReport, audit
 from vestige.report.storage import read_json
-from vestige.residual import residual_knowledge
 from vestige.result import Result
 
 CHECKS = {
@@ -68,16 +67,16 @@ def silencing() -> Intervention:
 
 
 @cache
-def taught() -> tuple[HookedModel, UnlearnData, Intervention]:
+def taught(n_forget: int = 6) -> tuple[HookedModel, UnlearnData, Intervention]:
     """A model that was taught the forget items, and an edit that takes its MLPs' words away."""
-    model, data = tiny_model("gpt2", seed=5), small_data(forget=6, retain=6)
+    model, data = tiny_model("gpt2", seed=5), small_data(forget=n_forget, retain=6)
     both = UnlearnData(data.forget + data.retain)
     # The reverse of forgetting: descend what gradient ascent ascends.
     from interventions.training.losses import answer_nll
 
     optimizer = torch.optim.Adam(model.model.parameters(), lr=3e-3)
     batch = model.tokenize([i.prompt for i in both.forget], answers=[i.answer for i in both.forget])
-    for _ in range(120):
+    for _ in range(20 * n_forget):
         loss = answer_nll(model.logits(batch), batch.ids, batch.answer).mean.mean()
         optimizer.zero_grad()
         loss.backward()
@@ -164,9 +163,11 @@ def test_the_taught_model_knows_and_the_muted_one_hides(mixed: AuditReport) -> N
     assert mixed.verdicts["ablate_vectors"].startswith("Still answers")
 
 
+# Of six items the lens of other random weights reads one by luck, so these need the attacks beside it.
+@pytest.mark.parametrize(("n_forget", "suite"), [(24, None), (6, "quick")])
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_random_and_shuffled_weights_score_as_nothing_known(shuffled: bool) -> None:
-    original, data, _ = taught()
+def test_random_and_shuffled_weights_score_as_nothing_known(shuffled: bool, n_forget: int, suite: str | None) -> None:
+    original, data, _ = taught(n_forget)
     blank = tiny_model("gpt2", seed=11)
     if shuffled:
         blank = tiny_model("gpt2", seed=5)
@@ -174,7 +175,7 @@ def test_random_and_shuffled_weights_score_as_nothing_known(shuffled: bool) -> N
         for mine, taught_weight in zip(blank.model.parameters(), original.model.parameters(), strict=True):
             order = torch.randperm(taught_weight.numel(), generator=rng)
             mine.data.copy_(taught_weight.detach().flatten()[order].view_as(mine))
-    report = quick(original, unlearned=[blank], data=data, never=tiny_model("gpt2", seed=8), suite="quick")
+    report = quick(original, unlearned=[blank], data=data, never=tiny_model("gpt2", seed=8), suite=suite)
     name = report.subjects[1].name
 
     def of(check: str) -> Result:
@@ -189,14 +190,8 @@ def test_random_and_shuffled_weights_score_as_nothing_known(shuffled: bool) -> N
     assert abs(of("concept_vector_cosine").estimate or 0) < 0.5
     assert report.verdicts[name].startswith("No trace found")
     (one,) = [r for r in report.residual if r.subject == name]
-    assert one.instruments == "quick"
+    assert one.instruments == (suite or "checks")
     assert one.probability < 0.1
-    # Six items without attacks are few: the lens of other random weights may read one by luck. More than unsure that is
-    # not, whatever the luck.
-    checks = replace(report, attacks=())
-    (alone,) = [r for r in residual_knowledge(checks) if r.subject == name]
-    assert alone.instruments == "checks"
-    assert alone.probability < 0.5
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
