@@ -33,9 +33,10 @@ from vestige.progress import steps
 from vestige.provenance import provenance
 from vestige.residual import residual_knowledge
 from vestige.result import AuditReport, ConceptVectorRow, GenerationRow, Result, SubjectInfo
+from vestige.stands_out import null_draws
 from vestige.subjects import Source, sources_of
 from vestige.verdict import verdicts
-from vestige.words import concept_words, null_draws
+from vestige.words import concept_words
 
 SHOWN_TOKENS = 12
 SHOWN_FORGET, SHOWN_RETAIN = 6, 3
@@ -185,7 +186,7 @@ def audit(
         where=located(subjects, traced, seed=seed) if where else (),
     )
     residual = residual_knowledge(report)
-    return replace(report, residual=residual, verdicts=verdicts(subjects, results, residual))
+    return replace(report, residual=residual, verdicts=verdicts(subjects, results, residual, report.concept_vectors))
 
 
 def _warn_of_other_weights(

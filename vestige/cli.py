@@ -13,12 +13,30 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="After a language model was made to forget something, what does it still know, and where?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"vestige {version('vestige')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """After a language model was made to forget something, what does it still know, and where?"""
+
 
 Out = Annotated[Path, typer.Option(help="Folder for the results; must be new or empty.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")]
@@ -139,6 +157,7 @@ def unlearn(
         site=site,
         progress=not json_,
     )
+    command.check_steps(fitted)
     fitted = command.marked(fitted, loaded)
     summary = command.run(fitted, loaded, data, out=out, overwrite=overwrite, bake=bake)
     if json_:
@@ -354,15 +373,12 @@ def calibrate(
     json_: Json = False,
 ) -> None:
     """Build models whose knowledge is known, audit them, and say what each instrument is worth."""
-    from hooked.errors import VestigeError
     from vestige import calibrate as calibration
     from vestige.commands import calibrate as command
-    from vestige.output import check_output, output_folder
+    from vestige.output import check_apart, check_output, output_folder
 
     check_output(out, overwrite=overwrite, inputs=[work])
-    if work.resolve() in (out.resolve(), *out.resolve().parents) or out.resolve() in work.resolve().parents:
-        said = f"both '{out}'" if out.resolve() == work.resolve() else f"'{work}' and '{out}', one inside the other"
-        raise VestigeError(f"--work and --out are {said}; give each a folder of its own")
+    check_apart(out, work)
     worlds = command.seeds(fit, what="--fit"), command.seeds(held, what="--held")
     calibration.check_settings(
         *worlds,
@@ -511,8 +527,9 @@ def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def _commanded(report: Any) -> Any:
     """Return the report with the command that made it."""
-    command = shlex.join(["vestige", *sys.argv[1:]])
-    return replace(report, provenance={"command": command, **report.provenance})
+    from vestige.commands.called import called
+
+    return replace(report, provenance={"command": called(), **report.provenance})
 
 
 def _finish(report: Any, out: Path, json_: bool) -> None:

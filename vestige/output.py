@@ -55,6 +55,18 @@ def _lies_in(path: Path, folder: Path) -> bool:
     return found.exists() and folder in (found, *found.parents)
 
 
+def check_apart(out: Path, work: Path) -> None:
+    """Refuse a folder for results that is also the one for work, or lies in it or around it.
+
+    Raises:
+        VestigeError: They are not apart.
+    """
+    results, kept = out.resolve(), work.resolve()
+    if results == kept or kept in results.parents or results in kept.parents:
+        said = f"both '{out}'" if results == kept else f"'{work}' and '{out}', one inside the other"
+        raise VestigeError(f"--work and --out are {said}; give each a folder of its own")
+
+
 @contextmanager
 def output_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a scratch folder whose content takes the place of `folder`'s when the block ends well, and which vanishes

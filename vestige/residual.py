@@ -14,7 +14,7 @@ from vestige.calibration.score import UNSURE, Models, ResidualScore
 from vestige.claims import placed
 from vestige.result import AuditReport, ResidualKnowledge
 from vestige.shares import shares_of
-from vestige.signs import signs_of
+from vestige.signs import signs_of, table_of
 
 # Share of the weight of its attacks with which a score can be used.
 ENOUGH = 0.75
@@ -28,7 +28,7 @@ def residual_knowledge(report: AuditReport) -> tuple[ResidualKnowledge, ...]:
     Args:
         report: Its results and attacks; what it says already of residual knowledge is not read.
     """
-    fitted, table = fitted_scores(), {(r.check, r.subject): r for r in report.results}
+    fitted, table = fitted_scores(), table_of(report.results, report.concept_vectors)
     original = report.subjects[0].name
     found = []
     for subject in report.subjects[1:]:

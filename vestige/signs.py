@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import isfinite
 
-from vestige.result import Result
+from vestige.result import ConceptVectorRow, Result
 from vestige.shares import share
+from vestige.stands_out import by_chance
 
 # Above this a share is a trace; states of models that never knew, patched into one that knows, reach it by themselves.
 TRACE = 0.2
@@ -18,6 +19,7 @@ Table = Mapping[tuple[str, str], Result]
 
 # What counts as an answer. First choices after the right beginning of an answer do not: grammar decides many of them.
 _ANSWERS = ("forget_probability", "forget_rouge", "paraphrase_probability")
+_VECTORS = "concept_vector_cosine"
 _INSIDE = {"lens": ("lens_leak",), "probe": ("probe_leak",), "patching": ("depth_leak", "raw_depth_leak")}
 
 
@@ -33,7 +35,7 @@ class Signs:
         inside: Instruments that look inside to the share they find; None where they tell nothing.
         clear: Those of them that find a trace.
         unclear: Checks that find more than half, but not clearly above control and floor.
-        cosine: Mean cosine of the concept's vectors before and after.
+        cosine: Mean cosine of the concept's vectors before and after; None where chance gives such vectors as well.
     """
 
     answers: Mapping[str, float]
@@ -44,6 +46,12 @@ class Signs:
     clear: Mapping[str, float]
     unclear: Mapping[str, float]
     cosine: float | None
+
+
+def table_of(results: Sequence[Result], vectors: Sequence[ConceptVectorRow]) -> Table:
+    """Return results by check and subject, without what became of vectors that chance gives as well."""
+    mute = _VECTORS if by_chance(vectors) else ""
+    return {(r.check, r.subject): r for r in results if r.check != mute}
 
 
 def signs_of(table: Table, name: str, original: str) -> Signs | None:
@@ -97,7 +105,7 @@ def signs_of(table: Table, name: str, original: str) -> Signs | None:
             for check, left in shares(*_ANSWERS, "exact_memorization", *chain(*_INSIDE.values()), above=HALF).items()
             if not _is_above(table, check, name)
         },
-        cosine=estimate(table, "concept_vector_cosine", name),
+        cosine=estimate(table, _VECTORS, name),
     )
 
 

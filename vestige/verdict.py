@@ -10,9 +10,9 @@ from vestige.claims import DEEP, INTACT, LEANS, Claim, claimed, heard, leans
 from vestige.report.explain import explain
 from vestige.report.residual import probability, together
 from vestige.report.text import listed
-from vestige.result import ResidualKnowledge, Result, SubjectInfo
+from vestige.result import ConceptVectorRow, ResidualKnowledge, Result, SubjectInfo
 from vestige.shares import APART
-from vestige.signs import HALF, TRACE, Signs, Table, estimate, signs_of
+from vestige.signs import HALF, TRACE, Signs, Table, estimate, signs_of, table_of
 
 KEPT = 0.8
 VARIED = 0.5
@@ -30,7 +30,10 @@ _SAID = {
 
 
 def verdicts(
-    subjects: Sequence[SubjectInfo], results: Sequence[Result], residual: Sequence[ResidualKnowledge] = ()
+    subjects: Sequence[SubjectInfo],
+    results: Sequence[Result],
+    residual: Sequence[ResidualKnowledge] = (),
+    vectors: Sequence[ConceptVectorRow] = (),
 ) -> dict[str, str]:
     """Return a verdict of one to five sentences per subject; `vestige.claims` decides what is claimed.
 
@@ -39,17 +42,17 @@ def verdicts(
     (probability, text, reworded questions; flattened logits lower the first alone); it *hides* the knowledge where the
     bare weights give back half of it or more; it is *silent, but not empty* where only an instrument that looks inside
     or the score finds it; it is *not settled* where the score does not lean to what a check found, where it is unsure
-    itself (up to 0.2 only with attacks), or where the concept's vectors have a mean cosine of at least 0.95; else
-    there is *no trace*. Losing more
-    than a fifth of the retain probability is said, and so are outputs less than half as varied as the original's. The
-    thresholds are Vestige's.
+    itself (up to 0.2 only with attacks), or where the concept's vectors, if random directions seldom score as they do,
+    have a mean cosine of at least 0.95; else there is *no trace*. Losing more than a fifth of the retain probability is
+    said, and so are outputs less than half as varied as the original's. The thresholds are Vestige's.
 
     Args:
         subjects: The columns, original first.
         results: Of all checks.
         residual: What all instruments say together, for the subjects that have a score.
+        vectors: The concept's vectors.
     """
-    table = {(r.check, r.subject): r for r in results}
+    table = table_of(results, vectors)
     scores = {one.subject: one for one in residual}
     original = subjects[0].name
     return {

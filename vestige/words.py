@@ -10,8 +10,6 @@ from probes.lexicon import lexicon_weights
 
 # The search of concept vectors ranks every word's tokens in every neuron, so its cost grows with their number.
 MOST_WORDS = 50
-# Enough random directions for one vector to stand out among all examined, up to what a large model can afford.
-DRAWS_PER_VECTOR, MOST_DRAWS, LEAST_DRAWS = 40, 200_000, 10_000
 
 
 def concept_words(model: HookedModel, data: UnlearnData, lexicon: Sequence[str] | None) -> tuple[str, ...]:
@@ -26,11 +24,6 @@ def concept_words(model: HookedModel, data: UnlearnData, lexicon: Sequence[str] 
     documents = all(item.is_document for item in data.forget)
     words = data.concepts if documents else forget_words(data)
     return tuple(word for word in words if _has_token(model, word))
-
-
-def null_draws(model: HookedModel) -> int:
-    """Return how many random directions stand behind the p-values of a search over all value vectors."""
-    return max(LEAST_DRAWS, min(MOST_DRAWS, DRAWS_PER_VECTOR * model.n_layers * model.d_mlp))
 
 
 def forget_words(data: UnlearnData) -> tuple[str, ...]:

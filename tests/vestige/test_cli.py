@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,11 @@ def test_help_names_every_option(command: str) -> None:
     for option in COMMON:
         assert option in done.output
     assert "Traceback" not in done.output
+
+
+def test_it_says_its_version() -> None:
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.output) == (0, f"vestige {version('vestige')}\n")
 
 
 def test_help_lists_the_commands() -> None:
@@ -314,7 +320,11 @@ ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "a world that is too far": (
         ("calibrate", "--work", "w", "--fit", "99999999999999999999,2", "--out", "o"),
-        "--fit is a list of different whole numbers",
+        "--fit is a list of different whole numbers below 2**32",
+    ),
+    "training for nothing": (
+        (*UNLEARN, "--method", "npo", "--set", "epochs=0", "--out", "o"),
+        "npo took no step and changes nothing; give it more with --set epochs=5, or steps",
     ),
     "calibration inside its work": (("calibrate", "--work", "w", "--out", "w/o"), "one inside the other"),
     "work inside a calibration": (("calibrate", "--work", "o/w", "--out", "o"), "one inside the other"),

@@ -9,7 +9,7 @@ import pytest
 
 from hooked import VestigeError
 from vestige import output
-from vestige.output import check_output, output_folder
+from vestige.output import check_apart, check_output, output_folder
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -147,6 +147,18 @@ def test_overwrite_never_takes_what_the_command_reads(tmp_path: Path) -> None:
         with pytest.raises(VestigeError, match="which this command reads"):
             check_output(tmp_path / "out", overwrite=True, inputs=[None, read])
     check_output(tmp_path / "out", overwrite=True, inputs=[None, "some/hub-id", tmp_path / "elsewhere"])
+
+
+@pytest.mark.parametrize(("out", "work"), [("a", "a"), ("a/b", "a"), ("a", "a/b/c"), ("a/../b", "b")])
+def test_results_and_work_are_kept_apart(tmp_path: Path, out: str, work: str) -> None:
+    with pytest.raises(VestigeError, match="give each a folder of its own"):
+        check_apart(tmp_path / out, tmp_path / work)
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_beside_work_are_fine(tmp_path: Path) -> None:
+    check_apart(tmp_path / "results", tmp_path / "results-work")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from vestige.claims import placed
-from vestige.result import ResidualKnowledge, Result, SubjectInfo
+from vestige.result import ConceptVectorRow, ResidualKnowledge, Result, SubjectInfo
 from vestige.signs import signs_of
 from vestige.verdict import verdicts
 
@@ -135,6 +135,19 @@ def test_untouched_vectors_leave_it_open() -> None:
     assert said.startswith("Not settled: by what it says, the lens and the probe it is like")
     assert "almost untouched (cosine 0.99, 0.95 or more)" in said
     assert verdict(concept_vector_cosine=0.94).startswith("No trace found")
+
+
+@pytest.mark.parametrize(
+    ("p_adjusted", "said"), [(0.12, "No trace found"), (0.03, "Not settled"), (None, "Not settled")]
+)
+def test_vectors_that_chance_gives_as_well_settle_nothing(p_adjusted: float | None, said: str) -> None:
+    results = results_of(ORIGINAL, CLEAN | {"concept_vector_cosine": 0.99})
+    rows = [row(p_adjusted), row(0.3)]
+    assert verdicts(SUBJECTS, results, [], rows)["edited"].startswith(said)
+
+
+def row(p_adjusted: float | None) -> ConceptVectorRow:
+    return ConceptVectorRow(2, 7, 0.5, 0.01, ("a",), {}, {}, p_adjusted)
 
 
 def test_first_choices_alone_are_no_answers() -> None:

@@ -26,6 +26,14 @@ def page(found: Calibration, about: Mapping[str, Any]) -> str:
 
 
 def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
+    yield from _about(found, about)
+    yield from _instruments(found)
+    yield from _claimed(found)
+    yield from _models(found)
+    yield from _limits()
+
+
+def _about(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
     n_held = len(next(iter(found.claims.values())).stated)
     knowing = sum(row[2] for row in next(iter(found.claims.values())).stated)
     yield from (
@@ -48,6 +56,11 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "",
         "![what the instruments are worth](calibration.png)",
         "",
+    )
+
+
+def _instruments(found: Calibration) -> Iterator[str]:
+    yield from (
         "## Which tells models that know from those that do not",
         "",
         "*Faithfulness*: AUC between the two, in brackets the 95 % interval over the worlds, of which there are few.",
@@ -76,6 +89,11 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "|---|---|---|---|---|---|---|---|",
         *map(_row, found.worths),
         "",
+    )
+
+
+def _claimed(found: Calibration) -> Iterator[str]:
+    yield from (
         "## What the scores claim",
         "",
         "*False alarms* are models that do not know with a probability of at least 1/2, *missed* those that know below",
@@ -97,6 +115,11 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
             for name, claims in by_score.items()
         ),
         "",
+    )
+
+
+def _models(found: Calibration) -> Iterator[str]:
+    yield from (
         "## Models that were made to forget",
         "",
         "What the score with attacks says of what published methods leave, which is in no pool since its truth is not",
@@ -131,6 +154,11 @@ def _lines(found: Calibration, about: Mapping[str, Any]) -> Iterator[str]:
         "",
         *_wrong(found),
         "",
+    )
+
+
+def _limits() -> Iterator[str]:
+    yield from (
         "## How far this goes",
         "",
         "These are small models that were taught invented facts for a minute. On them the truth is known, which is",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from importlib.metadata import version
 from typing import Any
 
@@ -13,6 +11,7 @@ from rich.text import Text
 
 from hooked import VestigeError
 from vestige.calibration.evaluate import Calibration
+from vestige.commands.called import called
 
 
 def seeds(given: str, *, what: str) -> tuple[int, ...]:
@@ -24,14 +23,14 @@ def seeds(given: str, *, what: str) -> tuple[int, ...]:
     parts = [part.strip() for part in given.split(",")]
     right = all(part.isascii() and part.isdigit() and int(part) < 2**32 for part in parts)
     if not right or len(set(parts)) < len(parts):
-        raise VestigeError(f"{what} is a list of different whole numbers like 1,2, got {given!r}")
+        raise VestigeError(f"{what} is a list of different whole numbers below 2**32, like 1,2; got {given!r}")
     return tuple(map(int, parts))
 
 
 def about() -> dict[str, Any]:
     """Return where the numbers come from, as JSON values."""
     return {
-        "command": shlex.join(["vestige", *sys.argv[1:]]),
+        "command": called(),
         "versions": {name: version(name) for name in ("vestige", "torch", "transformers")},
     }
 

@@ -11,10 +11,9 @@ from rich.text import Text
 
 from hooked import HookedModel
 from probes import ConceptVector, find_concept_vectors
-from vestige.words import null_draws
+from vestige.stands_out import SIGNIFICANT, null_draws
 
 SHOWN = 8
-SIGNIFICANT = 0.05
 
 
 def run(model: HookedModel, *, lexicon: Sequence[str] | None, top: int, seed: int) -> tuple[ConceptVector, ...]:

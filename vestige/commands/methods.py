@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from interventions.training.train import train
 from vestige.catalogue import METHODS, Method
 from vestige.commands.aligned import aligned
 from vestige.methods import described, method, text_settings
@@ -29,18 +30,19 @@ def rows() -> list[dict[str, Any]]:
 def row(name: str) -> dict[str, Any]:
     """Return one method as JSON values, with its settings and what its function says.
 
-    Settings of the training loop have no default here: each method's description says which it takes.
+    Settings of the training loop have its defaults, which hold unless the method's description names others.
 
     Raises:
         VestigeError: There is no such method.
     """
     function = method(name)
-    given = inspect.signature(function).parameters
+    given, loop = inspect.signature(function).parameters, inspect.signature(train).parameters
     settings = {}
     for key, hint in text_settings(function).items():
-        default = given[key].default if key in given else None
-        said = "required" if default is inspect.Parameter.empty else f"default {json.dumps(default, default=str)}"
-        settings[key] = described(hint) + (f" ({said})" if key in given else "")
+        default = (given if key in given else loop)[key].default
+        often = "default" if key in given else "usually"
+        said = "required" if default is inspect.Parameter.empty else f"{often} {json.dumps(default, default=str)}"
+        settings[key] = f"{described(hint)} ({said})"
     return {**_row(METHODS[name]), "settings": settings, "description": inspect.getdoc(function) or ""}
 
 

@@ -109,6 +109,17 @@ def marked(intervention: Intervention, model: HookedModel) -> Intervention:
     return replace(intervention, spec=replace(intervention.spec, settings=settings))
 
 
+def check_steps(intervention: Intervention) -> None:
+    """Refuse what was trained for no step, which would be saved as a method that does nothing.
+
+    Raises:
+        VestigeError: A method that trains took no step.
+    """
+    idle = [step.spec.name for step in intervention.steps if step.spec.settings.get("steps_taken") == 0]
+    if idle:
+        raise VestigeError(f"{idle[0]} took no step and changes nothing; give it more with --set epochs=5, or steps")
+
+
 def check_bake(name: str, after: Intervention | None) -> None:
     """Refuse, before anything is fitted, to bake what never is made of weights.
 

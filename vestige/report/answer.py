@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..result import AuditReport, Result
+from ..stands_out import by_chance
 from .residual import probability
 from .text import listed, number
 
@@ -106,7 +107,8 @@ def _weights(report: AuditReport) -> str:
     total = len([subject for subject in report.subjects if subject.kind == "unlearned"])
     named = f": {listed(intact)}" if 0 < len(intact) < total else ""
     still = f"still point where they did (cosine at least {_INTACT})"
-    return f"In the weights, the concept's vectors {still} in {_of(len(intact), total)}{named}."
+    chance = ", but random directions score as high, so that says little" if by_chance(report.concept_vectors) else ""
+    return f"In the weights, the concept's vectors {still} in {_of(len(intact), total)}{named}{chance}."
 
 
 def _together(report: AuditReport) -> str:

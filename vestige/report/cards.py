@@ -8,7 +8,7 @@ from math import isfinite
 from ..result import AuditReport, ResidualKnowledge, Result, SubjectInfo
 from .attacks import worst_of
 from .explain import explain
-from .residual import probability
+from .residual import of_control, probability
 from .table import reason
 from .text import interval, number
 
@@ -116,10 +116,10 @@ def _card(report: AuditReport, subject: SubjectInfo) -> Card:
         claim = f"{claim} {PLACED[mine.placed]}"
     numbers = [_key_number(r) for r in chosen if r is not None]
     if mine is not None:
-        never = [residual[s.name] for s in report.subjects if s.kind == "never" and s.name in residual]
-        control = probability(never[0]) if never else "–"
+        control = of_control(report)
         said = f"{_TOGETHER.title.lower()}, {_TOGETHER.plain}"
-        numbers.append(KeyNumber(said, probability(mine), f"score {number(mine.score)}", control, ""))
+        theirs = "–" if control is None else probability(control)
+        numbers.append(KeyNumber(said, probability(mine), f"score {number(mine.score)}", theirs, ""))
     worst = worst_of([one for one in report.attacks if one.subject == subject.name])
     if worst is not None and subject.kind == "unlearned":
         said = f"recovered by {worst.attack.replace('_', ' ')}"
@@ -163,19 +163,24 @@ def build_glance(report: AuditReport) -> Glance:
     heads = [Column(explain(check).title, explain(check).plain) for check in checks]
     if report.residual:
         heads.append(_TOGETHER)
-        residual = {one.subject: one for one in report.residual}
+        residual, control = {one.subject: one for one in report.residual}, of_control(report)
         for name, lanes in rows.items():
-            lanes.append(_chance(residual.get(name)))
+            lanes.append(_chance(residual.get(name), control))
     return Glance(tuple(heads), tuple((s, tuple(rows[s.name])) for s in report.subjects))
 
 
-def _chance(residual: ResidualKnowledge | None) -> Lane:
+def _chance(residual: ResidualKnowledge | None, control: ResidualKnowledge | None) -> Lane:
     if residual is None:
         return Lane(_TOGETHER.title, "–", None, None, None, None, None, f"{_TOGETHER.title}: not asked")
     said = probability(residual)
-    at = _place(residual.probability) if isfinite(residual.probability) else None
+    at, mark = _likely(residual), None if control is None else _likely(control)
+    beside = "" if control is None else f", control {probability(control)}"
     short = said.replace("above ", ">").replace("below ", "<")
-    return Lane(_TOGETHER.title, short, at, None, None, None, None, f"{_TOGETHER.title}: {said}")
+    return Lane(_TOGETHER.title, short, at, None, None, None, mark, f"{_TOGETHER.title}: {said}{beside}")
+
+
+def _likely(residual: ResidualKnowledge) -> float | None:
+    return _place(residual.probability) if isfinite(residual.probability) else None
 
 
 def _lane(check: str, result: Result | None) -> Lane:

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..result import AuditReport
+from ..stands_out import by_chance
 from .answer import answer, forgotten
 from .attacks import HEIGHT, WIDTH, build_attacks
 from .cards import KIND, build_cards, build_glance
@@ -51,6 +52,7 @@ def render_html(report: AuditReport) -> str:
             heat_maps=build_heat_maps(report),
             where=build_where(report),
             vectors=build_vectors(report),
+            by_chance=by_chance(report.concept_vectors),
             latents=build_edited(report),
             attacks=build_attacks(report),
             chart=(WIDTH, HEIGHT),

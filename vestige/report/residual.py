@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from math import isnan
 
-from ..result import ResidualKnowledge
+from ..result import AuditReport, ResidualKnowledge
 from .explain import explain
+
+
+def of_control(report: AuditReport) -> ResidualKnowledge | None:
+    """Return what the score says of the model that never learnt the facts, else of the one retrained without them."""
+    scored = {one.subject: one for one in report.residual}
+    kinds = {s.kind: scored[s.name] for s in report.subjects if s.name in scored}
+    return kinds.get("never", kinds.get("retrained"))
 
 
 def together(residual: ResidualKnowledge) -> str:

@@ -9,7 +9,7 @@ from tests.vestige.report.sample import NAMES, sample_report
 from vestige.report import render_html
 from vestige.report.attacks import worst_of
 from vestige.report.cards import build_cards, build_glance
-from vestige.report.residual import probability
+from vestige.report.residual import of_control, probability
 from vestige.report.text import number
 
 
@@ -24,6 +24,9 @@ def test_the_probability_is_the_last_column_beside_its_control() -> None:
     words = {name: lane.value.replace(">", "above ").replace("<", "below ") for name, lane in drawn.items()}
     assert words == {name: said.get(name, "–") for name in NAMES}
     assert drawn["original"].at is None
+    marks = {name: lane.control for name, lane in drawn.items()}
+    assert marks == {name: drawn["never"].at if name in said else None for name in NAMES}
+    assert drawn["never"].at is not None
     cards = {card.subject.name: card for card in build_cards(report)}
     for one in report.residual:
         (row,) = [line for line in cards[one.subject].numbers if line.said.startswith("holds any")]
@@ -32,6 +35,18 @@ def test_the_probability_is_the_last_column_beside_its_control() -> None:
             f"score {number(one.score)}",
             said["never"],
         )
+
+
+def test_without_a_model_that_never_knew_the_retrained_one_is_the_control() -> None:
+    report = sample_report()
+    never = next(one for one in report.residual if one.subject == "never")
+    kinds = {subject.kind: subject.name for subject in report.subjects}
+    retrained = replace(never, subject=kinds["retrained"], probability=0.3)
+    both = replace(report, residual=(*report.residual, retrained))
+    alone = replace(report, residual=(*(one for one in report.residual if one is not never), retrained))
+    assert of_control(both) == never
+    assert of_control(alone) == retrained
+    assert of_control(replace(report, residual=())) is None
 
 
 def test_what_is_no_number_is_not_drawn() -> None:
