@@ -14,7 +14,7 @@ import torch
 from benchmarks.shapes import runs
 from benchmarks.shapes.claims import Shape, Term, above, alike, below, both, near, rising, some
 from benchmarks.shapes.exceptions import REASONS
-from benchmarks.shapes.page import KINDS, SHAPES, decided
+from benchmarks.shapes.page import KINDS, SHAPES, counts, decided
 from benchmarks.shapes.runs import ASKED, EDITS, LENSES, METHODS, MILD, SWEEP, TAUGHT
 from benchmarks.shapes.terms import agreement, faithful, faster, log_p, middle, robust, uds, value
 from benchmarks.shapes.untested import UNTESTED
@@ -298,3 +298,16 @@ def test_parts_of_other_settings_are_not_mixed_in(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(runs, "SETTINGS", (*runs.SETTINGS, 1))
     with pytest.raises(VestigeError, match="other settings"):
         runs.numbers_of(nine, tmp_path)
+
+
+def test_shapes_are_counted_on_every_seed_on_three_and_on_each() -> None:
+    seeds = (2, 3, 4, 7)
+    held = [(1, 1, 1, 1), (1, 0, 1, 1), (0, 0, 0, 1), (0, 0, 0, 0)]
+    shapes = [
+        {"kind": kind, "holds": {str(seed): bool(one) for seed, one in zip(seeds, row, strict=True)}}
+        for kind in KINDS
+        for row in held
+    ]
+    for found in counts({"shapes": shapes, "seeds": seeds}).values():
+        assert (found.every, found.three, found.n) == (1, 2, 4)
+        assert found.seeds == {2: 2, 3: 1, 4: 2, 7: 3}

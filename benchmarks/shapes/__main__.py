@@ -18,8 +18,9 @@ from benchmarks.shapes.page import write
 from benchmarks.shapes.runs import numbers_of
 from benchmarks.timing import commit, machine
 
-# Settings and margins were fixed on the one; the others count.
-LOOKED_AT, SEEDS = 1, (2, 3, 4)
+# Settings and margins were fixed on the first, which does not count. Of the last nobody knew anything when these, and
+# what is asked of which model, were settled.
+LOOKED_AT, SEEDS, FRESH = 1, (2, 3, 4, 7), 7
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     torch.set_num_threads(1)
     numbers = {seed: numbers_of(seed_of(seed, arguments.work), arguments.work) for seed in arguments.seeds}
     about = {"command": "python -m benchmarks.shapes", "commit": commit(), "machine": machine()}
-    write(numbers, RESULTS, looked_at=LOOKED_AT, about=about)
+    write(numbers, RESULTS, looked_at=LOOKED_AT, fresh=FRESH, about=about)
 
 
 if __name__ == "__main__":
