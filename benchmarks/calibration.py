@@ -29,7 +29,8 @@ def main() -> None:
     parser.add_argument("--address")
     arguments = parser.parse_args()
     found = calibrate(arguments.work, engine=arguments.engine, workers=arguments.workers, address=arguments.address)
-    about = {"command": "python -m benchmarks.calibration", "commit": commit(), "machine": machine(), "note": LOOKED_AT}
+    note = f"{LOOKED_AT} [robustness.md](robustness.md) has robustness at other strengths of relearning."
+    about = {"command": "python -m benchmarks.calibration", "commit": commit(), "machine": machine(), "note": note}
     save(found, ROOT / "docs" / "results", about=about)
     models = found.scores[list(found.scores)[-1]].models
     scores = {

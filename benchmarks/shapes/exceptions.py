@@ -18,7 +18,7 @@ _NO_ROOM = "a rate above the point of forgetting leaves little to patch in five 
 # The words of a shape, or their beginning, to the likely reason.
 REASONS: Mapping[str, str] = {
     "ascent to the end: forget quality collapses": _COLLAPSE,
-    "few questions are easy": "on seed 3 the p of all questions is above 0.3, which leaves no decade above it.",
+    "few questions are easy": "on seeds 3 and 7 the p of all questions is above 0.3, which leaves no decade above it.",
     "NPO has the best forget quality": f"{_COLLAPSE} Ascent to the end is such a model.",
     "IDK-DPO: forget quality between": _FLOOR,
     "RMU: forget quality between": _FLOOR,
@@ -26,8 +26,9 @@ REASONS: Mapping[str, str] = {
         "the original is nearly sure of each answer, so its truth ratio leaves no room below."
     ),
     "truth ratio: NPO and RMU end": "on seed 4 RMU forgets least and ends below the retrained model.",
-    "utility: NPO costs": "on seeds 3 and 4 it costs less than 0.02; on seed 2 it costs 0.16.",
-    "utility: IDK-DPO costs some": "on seed 2 NPO costs more.",
+    "utility: NPO costs": "on seeds 3, 4 and 7 it costs less than 0.02; on seed 2 it costs 0.15.",
+    "utility: GradDiff costs": "on seed 7 it costs just less than 0.02.",
+    "utility: IDK-DPO costs some": "on seed 2 NPO costs more, and on seed 7 neither costs 0.02.",
     "a model of noise passes": "noise gives all answers alike, and the retrained model prefers some of the wrong ones.",
     "a p above 0.05 is no evidence": "none of these methods ends near the retrained model's truth ratios.",
     "UDS over a sweep: the median of IDK-NLL below": (
@@ -37,13 +38,13 @@ REASONS: Mapping[str, str] = {
         f"{_NO_ROOM}: RMU goes from 0.3 to 0.7 in one rung, while NPO's first rungs leave much."
     ),
     "taught half of the facts": (
-        "NPO gains 0.44 and 0.46 on seeds 2 and 3, where 0.4 was left before; IDK and RMU gain more than 0.5."
+        "NPO gains 0.44 to 0.50 on seeds 2, 3 and 7, where 0.2 to 0.4 was left before; IDK and RMU gain more than 0.5."
     ),
     "RMU leaves most of the knowledge": f"{_NO_ROOM}: the first rung leaves more, the next two reach 0.5 and above.",
-    "IDK-NLL leaves most": f"{_NO_ROOM}: the higher two rungs of seeds 3 and 4 reach 0.6.",
+    "IDK-NLL leaves most": f"{_NO_ROOM}: on seeds 3, 4 and 7 the three rungs have a median of 0.5 to 0.6.",
     "the probe stays above": "the retrained model's own probe is no better than chance; one of the four ends below.",
-    "an edit of the last block": "on seed 2 the lens attack finds 0.80 of the facts.",
-    "one learning rate can make": "on seeds 2 and 4 the rate costs the model that never knew as much, or nearly.",
+    "an edit of the last block": "on seed 2 the lens attack finds 0.80 of the facts, and on seed 7 0.95, the margin.",
+    "one learning rate can make": "on seeds 2, 4 and 7 the rate costs the model that never knew as much, or nearly.",
     "4 bits bring nothing of ablated rows": "zeroed rows had taken no facts away, so nothing could come back.",
     "the retrained model's own probe": (
         "that was measured on classes of images, which share features; the values of made-up names share nothing."
@@ -69,11 +70,16 @@ REASONS: Mapping[str, str] = {
     "4 bits bring NPO at a low rate back": _ROUNDING,
     "a high rate is brought back less": f"nothing is brought back at either rate: {_ROUNDING}",
     "prompts recover NPO, GradDiff and IDK-DPO": (
-        "they recover 0.15 and more of each on every seed, but the needle is recovered as well, or diverged (seed 3)."
+        "they recover 0.05 and more of each on every seed; the needle is recovered as well, diverged (seed 3) or had "
+        "not forgotten (seed 7)."
     ),
     "soft prompts make a model say": "in a million parameters free embeddings find no way to unknown answers.",
     "with the facts in the prompt all answer": _NO_CONTEXT,
     "with the facts in the prompt, which help": _NO_CONTEXT,
+    "stripping hooks gives everything back": (
+        "on seed 7 neuron adjustment leaves half of the answers, so it had not forgotten; stripped, all are as before."
+    ),
+    "SimNPO's forget quality": "on seed 7 both have the same p; of twenty questions a p has few values.",
     "clues betray suppression": _NO_CONTEXT,
     "a PrivLeak near 0 (26 points)": "none of these methods comes near: NPO ends above 26, the others below -26.",
 }

@@ -132,9 +132,10 @@ def page(found: Mapping[str, Any]) -> Iterator[str]:
     yield "far past the point where the answers are gone, 35 of 81 came out on seeds 1, 2 and 3. What comes out of"
     yield "the unlearning methods themselves is in [methods.md](methods.md). Written by `python -m benchmarks.shapes`."
     yield ""
-    yield f"**{_part(published.every, published.n)} published shapes come out on all {len(seeds)} seeds** and"
-    yield f"{_part(published.three, published.n)} on three or more, where the aim is 90 %. Exceptions are below."
-    yield f"Of seed {found['fresh']} nothing was known when settings, margins and what is asked of whom were settled."
+    yield f"**{_part(published.every, published.n)} published shapes come out on all {len(seeds)} seeds**, where the"
+    yield f"aim is 90 %, and {_part(published.three, published.n)} on three or more. Exceptions are below."
+    if found["fresh"] in seeds:
+        yield f"Of seed {found['fresh']} nothing was known when settings, margins and what is asked of whom were fixed."
     yield ""
     yield f"| shapes | on every seed | on three or more | {' | '.join(f'seed {seed}' for seed in seeds)} | of |"
     yield "|---" * (len(seeds) + 4) + "|"

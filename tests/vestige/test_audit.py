@@ -194,6 +194,16 @@ def test_random_and_shuffled_weights_score_as_nothing_known(shuffled: bool, n_fo
     assert one.probability < 0.1
 
 
+@pytest.mark.parametrize("seed", [11, 12, 14])
+def test_of_few_items_checks_alone_claim_nothing_of_random_weights(seed: int) -> None:
+    original, data, _ = taught(6)
+    report = quick(original, unlearned=[tiny_model("gpt2", seed=seed)], data=data, never=tiny_model("gpt2", seed=8))
+    (one,) = [r for r in report.residual if r.subject == report.subjects[1].name]
+    assert one.instruments == "checks"
+    assert one.abstains
+    assert not report.verdicts[one.subject].startswith(("Silent", "Still answers", "Hidden"))
+
+
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     original, data, mute = taught()
     for name in ("one", "two"):

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vestige.attacks.catalogue import chosen
+from vestige.calibration.score import fit_residual_score
 from vestige.residual import fitted_scores, residual_knowledge
 from vestige.result import AttackResult, AuditReport, ResidualKnowledge, Result, SubjectInfo
 from vestige.shares import CHECKS
@@ -57,6 +59,17 @@ def test_the_shipped_scores_are_those_whose_worth_is_published() -> None:
     assert set(published["fitted_on"]).isdisjoint(published["held_out"])
 
 
+@pytest.mark.parametrize("kind", ["checks", "quick"])
+def test_the_shipped_models_are_those_that_the_scores_were_fitted_on(kind: str) -> None:
+    score = fitted_scores()[kind]
+    assert score.models is not None
+    columns = [[np.nan if v is None else v for v in score.models.shares[name]] for name in score.instruments]
+    knows = np.array(score.models.knows)
+    again = fit_residual_score(np.array(columns).T, knows, score.instruments, penalty=score.penalty)
+    np.testing.assert_allclose((*again.weights, again.bias), (*score.weights, score.bias), rtol=1e-6, atol=1e-9)
+    assert knows.sum() == 72
+
+
 def test_both_ends_of_the_scale_are_told_apart() -> None:
     for attack in (None, 1.0):
         found = of(level=1.0, attack=attack)
@@ -95,6 +108,7 @@ def test_attacks_count_where_all_of_them_were_run() -> None:
     assert without("few_shot").instruments == "quick"
     assert without("few_shot").missing == ("attack:few_shot",)
     assert without("few_shot").placed is None
+    assert without("steering", "lens_attack").instruments == "quick"
     assert without("relearning", "steering", "forced_choice").instruments == "checks"
 
 

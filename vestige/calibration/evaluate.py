@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 
 from hooked import VestigeError
 from vestige.calibration.audits import STATES, WEIGHTS
+from vestige.calibration.conclude import concluded
 from vestige.calibration.pool import BLOCKS, KNOWING
 from vestige.calibration.score import Residual, ResidualScore, choose_penalty, fit_residual_score
 from vestige.metrics.meta import (
@@ -38,11 +39,11 @@ KEPT = 0.8
 # Of what is tampered with, the model that nobody made to forget, since it never knew.
 CONTROL = "never"
 
-# What audits often lack: wordings that the data does not have, texts, access to the inside, time to train.
+# What audits often lack: wordings that the data does not have, texts, whatever reads or steers states, time to train.
 LACKING: Mapping[str, tuple[str, ...]] = {
     "questions in other words": ("paraphrase_probability", "attack:reworded"),
     "what is written": ("forget_rouge", "exact_memorization", "extraction_strength"),
-    "the inside": (
+    "what looks inside": (
         "lens_leak",
         "probe_leak",
         "depth_leak",
@@ -120,7 +121,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Claims:
-    """What a fitted score said of the held-out members.
+    """What audits with a fitted score claim of the held-out members (`concluded`).
 
     Args:
         false_alarms: Members that do not know, with a probability of at least 0.5.
@@ -219,10 +220,10 @@ def evaluated(fit: Sequence[Record], held: Sequence[Record], *, suite: str, seed
     return Calibration(
         scores=scores,
         worths=tuple(_worth(name, reader, fit, held, seed) for name, reader in readers.items()),
-        claims={kind: _claims(score, held) for kind, score in scores.items()},
+        claims={kind: _claims(kind, scores, held) for kind in scores},
         lacking={
             what: {
-                kind: _claims(score, held, without=missing)
+                kind: _claims(kind, scores, held, without=missing)
                 for kind, score in scores.items()
                 if 0 < len(set(missing) & set(score.instruments)) < len(score.instruments)
             }
@@ -374,11 +375,19 @@ def _robustness(moves: Sequence[_Moved]) -> Robustness | None:
     return Robustness(float(np.mean(relearning)), float(np.mean(quantisation)), len(moves))
 
 
-def _claims(score: ResidualScore, held: Sequence[Record], *, without: Sequence[str] = ()) -> Claims:
-    lack = dict.fromkeys(without)
-    said: list[tuple[Record, Record, Residual]] = [
-        (r, s, score({**s["shares"], **lack})) for r in held for s in _members(r)
-    ]
+def _claims(
+    kind: str, scores: Mapping[str, ResidualScore], held: Sequence[Record], *, without: Sequence[str] = ()
+) -> Claims:
+    """Count what audits claim that have the instruments of one kind, but for some."""
+    listened = [name for name in scores[kind].instruments if name not in without]
+
+    def claimed(shares: Shares) -> Residual:
+        answer = concluded(scores, {name: shares.get(name) for name in listened})
+        if answer is None:
+            raise VestigeError(f"a held-out model has no share of {', '.join(listened)}")
+        return answer[1]
+
+    said: list[tuple[Record, Record, Residual]] = [(r, s, claimed(s["shares"])) for r in held for s in _members(r)]
     knows: Bool[npt.NDArray[Any], " n"] = np.array([s["knows"] for _, s, _ in said])
     stated = np.array([residual.probability for _, _, residual in said])
     hidden = np.array([s["name"] in HIDDEN for _, s, _ in said])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -98,14 +98,17 @@ def _claimed(found: Calibration) -> Iterator[str]:
         "",
         "*False alarms* are models that do not know with a probability of at least 1/2, *missed* those that know below",
         f"it, *missed, hiding* those of {len(HIDDEN)} kinds that know and do not say it ({', '.join(HIDDEN)}).",
-        "Intervals are exact binomial ones; models of a task have much in common, so they are too narrow.",
+        "Intervals are exact binomial ones; models of a task have much in common, so they are too narrow. An audit",
+        "without attacks *abstains* at every probability up to 0.9, since it would miss what only attacks bring back;",
+        "one with attacks only between 0.1 and 0.9.",
         "",
         "| score | false alarms | missed | missed, hiding | abstains | calibration error |",
         "|---|---|---|---|---|---|",
         *(_claim(name, claims) for name, claims in found.claims.items()),
         "",
         "An audit does not always have every instrument: its data has no other wordings, or it has no time to train.",
-        "Then the score is fitted again, on the same models, without what is missing:",
+        "Then the score is fitted again, on the same models, without what is missing. Where less than half of the",
+        "weight of its attacks is left, an audit uses the score of checks:",
         "",
         "| without | score | false alarms | missed | missed, hiding | abstains | calibration error |",
         "|---|---|---|---|---|---|---|",
@@ -146,9 +149,12 @@ def _models(found: Calibration) -> Iterator[str]:
         "",
         "## The models",
         "",
-        "| made by | models |",
-        "|---|---|",
-        *(f"| {name} | {n} |" for name, n in found.pool.items()),
+        "How many there are of each kind, and what the scores say of those that are held out: the mean, in brackets",
+        "the smallest and the largest.",
+        "",
+        f"| made by | models | knows | {' | '.join(f'score ({k}) | probability' for k in found.claims)} |",
+        "|---" * (3 + 2 * len(found.claims)) + "|",
+        *(_kind(found, name, n) for name, n in found.pool.items()),
         "",
         "## Said wrongly, or not at all",
         "",
@@ -168,6 +174,8 @@ def _limits() -> Iterator[str]:
         "about fifty documents; where single instruments tell them all apart without error, the",
         "pool cannot say which is better. The told part is the same relations in every world. All models of a world",
         "begin with one organism, so what patching and weights say of a model with another beginning is not shown.",
+        "Every model was asked twenty facts. Shares of fewer are rougher than what the scores were fitted on: without",
+        "attacks a probability can then lean to models that know for a model of noise, though it makes no claim.",
         "That facts stay in the blocks that were not trained is assumed, and the same training shows the answers to",
         "models that never knew them, if only to make them unlikely.",
     )
@@ -187,12 +195,22 @@ def _both(robustness: Robustness | None) -> str:
     return "" if robustness is None else f"{robustness.both:.3f} ({robustness.n})"
 
 
+def _kind(found: Calibration, name: str, n: int) -> str:
+    cells, knows = [], False
+    for claims in found.claims.values():
+        mine = [row for row in claims.stated if row[1] == name]
+        knows = any(row[2] for row in mine)
+        cells += [_spread([row[3] for row in mine]), _spread([row[4] for row in mine])]
+    return f"| {name} | {n} | {'yes' if knows else 'no'} | {' | '.join(cells)} |"
+
+
 def _forgetting(one: Forgetting) -> str:
-    cells = []
-    for state in STATES:
-        for values in (one.scores[state], one.probabilities[state]):
-            cells.append(f"{np.mean(values):.2f} [{min(values):.2f}, {max(values):.2f}]")
+    cells = [_spread(values) for state in STATES for values in (one.scores[state], one.probabilities[state])]
     return f"| {one.name} | {' | '.join(cells)} |"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.2f} [{min(values):.2f}, {max(values):.2f}]" if values else ""
 
 
 def _cell(value: float | None) -> str:

@@ -81,9 +81,13 @@ class Models:
         """
         try:
             columns = {str(k): tuple(None if v is None else float(v) for v in c) for k, c in data["shares"].items()}
-            return cls(tuple(map(bool, data["knows"])), columns)
+            knows = tuple(map(bool, data["knows"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise VestigeError(f"not what a residual score was fitted on: {error}") from error
+        uneven = [name for name, column in columns.items() if len(column) != len(knows)]
+        if uneven:
+            raise VestigeError(f"not what a residual score was fitted on: {uneven[0]} has not one share for each model")
+        return cls(knows, columns)
 
 
 @dataclass(frozen=True)
@@ -168,10 +172,13 @@ class ResidualScore:
 
 @lru_cache(maxsize=256)
 def _refitted(score: ResidualScore, instruments: tuple[str, ...]) -> ResidualScore:
-    """Return the score that has some of the instruments alone."""
+    """Return the score that has some of the instruments alone, under the same penalty."""
     if score.models is None:
         lacking = next(name for name in score.instruments if name not in instruments)
         raise VestigeError(f"a residual score that does not say what it was fitted on needs {lacking}")
+    unknown = [name for name in instruments if name not in score.models.shares]
+    if unknown:
+        raise VestigeError(f"the models of a residual score have no shares of {unknown[0]}")
     columns = [[np.nan if v is None else v for v in score.models.shares[name]] for name in instruments]
     return fit_residual_score(np.array(columns).T, np.array(score.models.knows), instruments, penalty=score.penalty)
 

@@ -107,7 +107,8 @@ def _weights(report: AuditReport) -> str:
     total = len([subject for subject in report.subjects if subject.kind == "unlearned"])
     named = f": {listed(intact)}" if 0 < len(intact) < total else ""
     still = f"still point where they did (cosine at least {_INTACT})"
-    chance = ", but random directions score as high, so that says little" if by_chance(report.concept_vectors) else ""
+    beyond = not by_chance(report.concept_vectors)
+    chance = "" if beyond else ", but random directions are about it as much, so that says little"
     return f"In the weights, the concept's vectors {still} in {_of(len(intact), total)}{named}{chance}."
 
 

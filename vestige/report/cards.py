@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
 from ..result import AuditReport, ResidualKnowledge, Result, SubjectInfo
+from ..stands_out import by_chance
 from .attacks import worst_of
 from .explain import explain
 from .residual import of_control, probability
@@ -104,7 +106,10 @@ def build_cards(report: AuditReport) -> tuple[Card, ...]:
 
 def _card(report: AuditReport, subject: SubjectInfo) -> Card:
     own = {result.check: result for result in report.results if result.subject == subject.name}
-    chosen = (_first(own, choices) for choices in _CHOICES.get(subject.intent or "", _USUAL))
+    # What became of vectors that chance gives as well is in the tables and no key number.
+    mute = _WEIGHTS if by_chance(report.concept_vectors) else ()
+    kinds = _CHOICES.get(subject.intent or "", _USUAL)
+    chosen = (_first(own, [check for check in choices if check not in mute]) for choices in kinds)
     claim = (
         INTENT.get(subject.intent, f"Claims {subject.intent}.")
         if subject.intent
@@ -117,9 +122,10 @@ def _card(report: AuditReport, subject: SubjectInfo) -> Card:
     numbers = [_key_number(r) for r in chosen if r is not None]
     if mine is not None:
         control = of_control(report)
-        said = f"{_TOGETHER.title.lower()}, {_TOGETHER.plain}"
         theirs = "–" if control is None else probability(control)
-        numbers.append(KeyNumber(said, probability(mine), f"score {number(mine.score)}", theirs, ""))
+        numbers.append(
+            KeyNumber("holds any of it (probability)", probability(mine), f"score {number(mine.score)}", theirs, "")
+        )
     worst = worst_of([one for one in report.attacks if one.subject == subject.name])
     if worst is not None and subject.kind == "unlearned":
         said = f"recovered by {worst.attack.replace('_', ' ')}"
@@ -134,7 +140,7 @@ def _card(report: AuditReport, subject: SubjectInfo) -> Card:
     )
 
 
-def _first(own: dict[str, Result], choices: tuple[str, ...]) -> Result | None:
+def _first(own: dict[str, Result], choices: Sequence[str]) -> Result | None:
     """Return the first result that was measured, else the first there is."""
     there = [own[check] for check in choices if check in own]
     return next((result for result in there if result.estimate is not None), there[0] if there else None)

@@ -76,6 +76,10 @@ def test_what_is_missing_is_left_out_of_the_fit() -> None:
     assert both < score({"depth": 0.0, "noise": 0.5}).probability
     with pytest.raises(VestigeError, match="at least one of depth, probe, noise"):
         score({"depth": None})
+    with pytest.raises(VestigeError, match="have no shares of probe"):
+        ResidualScore(NAMES, (4.0, 2.0, 1.0), -3.0, models=Models((True, False), {"depth": (1.0, 0.0)}))(
+            {"depth": 0.5, "probe": 0.5}
+        )
     with pytest.raises(VestigeError, match="does not say what it was fitted on needs probe"):
         ResidualScore(("depth", "probe"), (4.0, 2.0), -3.0)({"depth": 0.5})
 

@@ -9,6 +9,7 @@ from tests.vestige.report.sample import NAMES, sample_report
 from vestige.report import render_html
 from vestige.report.attacks import worst_of
 from vestige.report.cards import build_cards, build_glance
+from vestige.report.explain import explain
 from vestige.report.residual import of_control, probability
 from vestige.report.text import number
 
@@ -78,3 +79,15 @@ def test_the_attack_that_recovers_most_is_on_the_card_of_who_was_made_to_forget(
             assert row.value == number(worst.gap)
             assert worst.attack.replace("_", " ") in row.said
     assert render_html(report).count("recovered by ") >= sum(map(len, found.values()))
+
+
+def test_vectors_that_chance_gives_as_well_are_no_key_number() -> None:
+    report = sample_report()
+
+    def shown(p_adjusted: float | None) -> set[str]:
+        rows = tuple(replace(row, p_value=0.01, p_adjusted=p_adjusted) for row in report.concept_vectors)
+        cards = build_cards(replace(report, concept_vectors=rows))
+        return {one.said for card in cards for one in card.numbers}
+
+    assert shown(None) - shown(0.2) == {explain("concept_vector_jaccard").plain}
+    assert shown(0.04) == shown(None)

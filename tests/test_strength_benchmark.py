@@ -1,0 +1,63 @@
+"""What the benchmark of tampering's strength makes of the records of calibration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.strength import RATES, SHOWN, TABLES, USUAL, at, draw, page
+from vestige.calibration.evaluate import CONTROL
+
+NAMES = ("retrained", CONTROL, "npo")
+
+
+def test_another_rate_changes_what_was_relearned_and_nothing_else() -> None:
+    states = [(name, state) for name in NAMES for state in ("before", "relearned", "quantised")]
+    one = {
+        "world": 5,
+        "subjects": [
+            {"name": "taught again", "state": "member", "shares": {"lens_leak": 1.0}},
+            *({"name": name, "state": state, "shares": {"lens_leak": 0.1}} for name, state in states),
+        ],
+    }
+    other = {"shares": {f"{rate:g}": {name: {"lens_leak": rate} for name in NAMES} for rate in RATES}}
+    assert at(one, other, USUAL) == one
+    for rate in RATES:
+        found = at(one, other, rate)
+        assert found["world"] == 5
+        for before, after in zip(one["subjects"], found["subjects"], strict=True):
+            relearned = before["state"] == "relearned"
+            assert after == (before | {"shares": {"lens_leak": rate}} if relearned else before)
+
+
+def measured(value: float) -> dict[str, Any]:
+    row = {"robustness": value, "relearning": value / 2, "n": 3}
+    return {
+        "instruments": {name: {key: row for key, *_ in TABLES} for name in SHOWN},
+        "scores": dict.fromkeys(NAMES, value),
+        "before": dict.fromkeys(NAMES, 0.01),
+    }
+
+
+def test_the_page_has_every_rate_beside_the_controls() -> None:
+    found = {1e-4: measured(0.3), 5e-4: measured(0.7)}
+    lines = list(page(found, {"command": "me", "commit": "abc", "note": "said"}))
+    for name in NAMES:
+        assert f"| {name} | 0.01 | 0.30 | 0.70 |" in lines
+    assert [line for line in lines if line.startswith("| score (quick)")] == [
+        "| score (quick) | 0.300 (3) | 0.700 (3) |",
+        "| score (quick) | 0.300 (3) | 0.700 (3) |",
+        "| score (quick) | 0.150 (3) | 0.350 (3) |",
+    ]
+    assert "Written by `me`, commit abc." in lines
+
+
+def test_the_picture_survives_what_was_not_measured(tmp_path: Path) -> None:
+    found = {1e-4: measured(0.3), 5e-4: measured(0.7)}
+    for row in found.values():
+        row["instruments"][SHOWN[0]]["all"] = None
+    draw(found, tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.width > 1000
