@@ -42,6 +42,7 @@ class ConceptVector:
         top_tokens: Tokens the vector promotes, strongest first (those it suppresses, if `sign` is -1).
         top_ids: Their ids.
         sign: 1 if the vector's largest logits were scored, -1 if its smallest.
+        p_least: The smallest corrected p-value that a lone vector could have had, by the number of random directions.
     """
 
     layer: int
@@ -52,6 +53,7 @@ class ConceptVector:
     top_tokens: tuple[str, ...]
     top_ids: tuple[int, ...]
     sign: Literal[1, -1] = 1
+    p_least: float | None = None
 
 
 def find_concept_vectors(
@@ -123,13 +125,17 @@ def find_concept_vectors(
         null_draws = _DRAWS if alpha is None else max(_DRAWS, math.ceil(tests / alpha))
     p = p_values(found, null_scores(score, model.d_model, draws=null_draws, seed=seed))
     corrected = adjusted(p, method=adjust)
+    lone = torch.ones_like(p)
+    lone[:1] = 1 / (null_draws + 1)
+    least = float(adjusted(lone, method=adjust).min()) if len(p) else 1.0
     best = found.argsort(descending=True, stable=True)
     if alpha is not None:
         best = best[corrected[best] <= alpha]
     best = best[:top]
+    numbers = ((i, float(found[i]), float(p[i]), float(corrected[i])) for i in best.tolist())
     return tuple(
-        _described(model, *place[i].tolist(), score=float(found[i]), p=float(p[i]), p_adjusted=float(corrected[i]), k=k)
-        for i in best.tolist()
+        _described(model, *place[i].tolist(), score=high, p=raw, p_adjusted=mended, p_least=least, k=k)
+        for i, high, raw, mended in numbers
     )
 
 
@@ -197,6 +203,7 @@ def _described(
     score: float,
     p: float,
     p_adjusted: float,
+    p_least: float,
     k: int | None,
 ) -> ConceptVector:
     tokens = project_to_vocabulary(sign * model.value_vectors(layer)[neuron][None], model, k=k)
@@ -209,4 +216,5 @@ def _described(
         top_tokens=tokens.tokens[0] if tokens.tokens is not None else (),
         top_ids=tuple(tokens.ids[0].tolist()),
         sign=sign,
+        p_least=p_least,
     )

@@ -223,6 +223,7 @@ def _vector_rows(evidence: Evidence, original: HookedModel) -> tuple[ConceptVect
                 score=vector.score,
                 p_value=vector.p_value,
                 p_adjusted=vector.p_adjusted,
+                p_least=vector.p_least,
                 before=words(before),
                 after={name: words(row) for name, row in after.items()},
                 cosine={name: cosine(before, row) for name, row in after.items()},

@@ -157,6 +157,7 @@ class ConceptVectorRow:
         score: Ranking score of the search on the original model.
         p_value: Share of matched random directions that score at least as high.
         p_adjusted: The same, corrected for the number of vectors that were examined; None where that was not done.
+        p_least: The smallest corrected one that a lone vector could have had; None where that is not known.
         before: Top tokens of the vector in the original model, decoded with the original unembedding.
         after: Subject name to the top tokens of the same row in that subject, decoded with the original unembedding.
         cosine: Subject name to the cosine between the row before and after (None when a row is zero).
@@ -170,6 +171,7 @@ class ConceptVectorRow:
     after: Mapping[str, tuple[str, ...]]
     cosine: Mapping[str, float | None]
     p_adjusted: float | None = None
+    p_least: float | None = None
 
 
 @dataclass(frozen=True)

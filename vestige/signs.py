@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import isfinite
 
 from vestige.result import ConceptVectorRow, Result
 from vestige.shares import share
-from vestige.stands_out import by_chance
+from vestige.stands_out import telling
 
 # Above this a share is a trace; states of models that never knew, patched into one that knows, reach it by themselves.
 TRACE = 0.2
@@ -35,7 +35,8 @@ class Signs:
         inside: Instruments that look inside to the share they find; None where they tell nothing.
         clear: Those of them that find a trace.
         unclear: Checks that find more than half, but not clearly above control and floor.
-        cosine: Mean cosine of the concept's vectors before and after; None where chance gives such vectors as well.
+        cosine: Mean cosine of the concept's vectors before and after, of those that are beyond chance; None where none
+            is.
     """
 
     answers: Mapping[str, float]
@@ -49,9 +50,18 @@ class Signs:
 
 
 def table_of(results: Sequence[Result], vectors: Sequence[ConceptVectorRow]) -> Table:
-    """Return results by check and subject, without what became of vectors that chance gives as well."""
-    mute = _VECTORS if by_chance(vectors) else ""
-    return {(r.check, r.subject): r for r in results if r.check != mute}
+    """Return results by check and subject; the cosine is that of the vectors that are beyond chance alone."""
+    rows = telling(vectors)
+    return {
+        (r.check, r.subject): r if r.check != _VECTORS or len(rows) == len(vectors) else _of_telling(r, rows)
+        for r in results
+    }
+
+
+def _of_telling(result: Result, rows: Sequence[ConceptVectorRow]) -> Result:
+    # A row of zeros has no cosine, and it surely no longer points where it did.
+    found = [row.cosine[result.subject] or 0.0 for row in rows if result.subject in row.cosine]
+    return replace(result, estimate=sum(found) / len(found) if found else None, low=None, high=None)
 
 
 def signs_of(table: Table, name: str, original: str) -> Signs | None:

@@ -74,7 +74,7 @@ def test_it_writes_the_report(folder: Path) -> None:
     assert any((folder / "figures").glob("*.png"))
     page = (folder / "report.html").read_text()
     assert all(name in page for name in SUBJECTS)
-    assert "Random directions score as high as all of them" in page
+    assert "Chance gives such vectors too" in page
     assert json.loads((folder / "report.json").read_text())["provenance"]["command"].startswith("vestige ")
 
 
@@ -94,11 +94,11 @@ def test_training_methods_stop_saying_it_and_leave_the_vectors_where_they_are(re
         assert value(report, "forget_probability", name) <= 0.1 * before
         assert value(report, "concept_vector_cosine", name) > 0.95
     assert report.verdicts["npo"].startswith("Not settled: by what it says")
-    # On the organism random directions are about it as much: no verdict rests on the vectors, and the report says so.
+    # On the organism chance gives such vectors too: no verdict rests on the vectors, and the report says so.
     assert by_chance(report.concept_vectors)
     assert "vectors" not in report.verdicts["npo"]
     (weights,) = [said for said in answer(report) if said.startswith("In the weights")]
-    assert weights.endswith("but random directions are about it as much, so that says little.")
+    assert weights.endswith("but chance gives such vectors too, so that says little.")
 
 
 def test_zeroed_vectors_keep_none_of_their_tokens(report: AuditReport) -> None:

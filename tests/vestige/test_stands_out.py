@@ -1,30 +1,33 @@
-"""Whether followed concept vectors are beyond what random directions give."""
+"""Which followed concept vectors are beyond what random directions give."""
 
 from __future__ import annotations
 
 import pytest
 
 from vestige.result import ConceptVectorRow
-from vestige.stands_out import MOST_DRAWS, by_chance
+from vestige.stands_out import by_chance, telling
+
+LEAST = 0.025
 
 
-def rows(*found: tuple[float, float | None]) -> list[ConceptVectorRow]:
-    return [ConceptVectorRow(0, n, 0.5, p, ("a",), {}, {}, corrected) for n, (p, corrected) in enumerate(found)]
+def rows(*corrected: float | None, least: float | None = LEAST) -> list[ConceptVectorRow]:
+    return [ConceptVectorRow(0, n, 0.5, 0.001, ("a",), {}, {}, one, least) for n, one in enumerate(corrected)]
 
 
 @pytest.mark.parametrize(
-    ("found", "chance"),
+    ("vectors", "left"),
     [
-        ([(0.001, 0.12), (0.002, 0.3)], True),
-        ([(0.001, 0.0500001)], True),
-        ([(0.001, 0.05), (0.002, 0.3)], False),
-        # No correction was made, so it cannot be told.
-        ([(0.001, None), (0.9, None)], False),
-        ([], False),
-        # None of the most directions that are drawn scores as high: with more of them it might be beyond chance.
-        ([(1 / (MOST_DRAWS + 1), 0.9), (0.002, 0.9)], False),
-        ([(2 / (MOST_DRAWS + 1), 0.9)], True),
+        (rows(0.12, 0.3), []),
+        (rows(0.0500001), []),
+        (rows(0.05, 0.3, 0.01), [0, 2]),
+        # No correction was made, or nobody knows what could have come out, so it cannot be told.
+        (rows(None, None), [0, 1]),
+        (rows(0.12, 0.3, least=None), [0, 1]),
+        # With so few random directions no vector could have come out.
+        (rows(0.18, 0.9, least=0.18), [0, 1]),
+        (rows(), []),
     ],
 )
-def test_by_chance(found: list[tuple[float, float | None]], chance: bool) -> None:
-    assert by_chance(rows(*found)) is chance
+def test_what_tells_is_beyond_chance(vectors: list[ConceptVectorRow], left: list[int]) -> None:
+    assert [row.neuron for row in telling(vectors)] == left
+    assert by_chance(vectors) is (bool(vectors) and not left)

@@ -142,12 +142,22 @@ def test_untouched_vectors_leave_it_open() -> None:
 )
 def test_vectors_that_chance_gives_as_well_settle_nothing(p_adjusted: float | None, said: str) -> None:
     results = results_of(ORIGINAL, CLEAN | {"concept_vector_cosine": 0.99})
-    rows = [row(p_adjusted), row(0.3)]
+    rows = [row(p_adjusted, cosine=0.99), row(None if p_adjusted is None else 0.3, cosine=0.99)]
     assert verdicts(SUBJECTS, results, [], rows)["edited"].startswith(said)
 
 
-def row(p_adjusted: float | None) -> ConceptVectorRow:
-    return ConceptVectorRow(2, 7, 0.5, 0.01, ("a",), {}, {}, p_adjusted)
+@pytest.mark.parametrize(("telling", "rest", "said"), [(1.0, 0.3, "Not settled"), (0.3, 1.0, "No trace found")])
+def test_vectors_that_are_beyond_chance_speak_alone(telling: float, rest: float, said: str) -> None:
+    results = results_of(ORIGINAL, CLEAN | {"concept_vector_cosine": (telling + 9 * rest) / 10})
+    rows = [row(0.001, cosine=telling), *(row(0.6, cosine=rest) for _ in range(9))]
+    assert verdicts(SUBJECTS, results, [], rows)["edited"].startswith(said)
+    # A vector that was set to zero has no cosine.
+    gone = [row(0.001, cosine=None), *rows[1:]]
+    assert verdicts(SUBJECTS, results, [], gone)["edited"].startswith("No trace found")
+
+
+def row(p_adjusted: float | None, *, cosine: float | None) -> ConceptVectorRow:
+    return ConceptVectorRow(2, 7, 0.5, 0.01, ("a",), {}, {"edited": cosine}, p_adjusted, 0.025)
 
 
 def test_first_choices_alone_are_no_answers() -> None:

@@ -13,6 +13,7 @@ from vestige.evidence import Evidence, item_means
 from vestige.metrics.weights import cosine, jaccard_floor, l2, token_overlap
 from vestige.reading import Reading
 from vestige.result import Orientation, Result
+from vestige.stands_out import telling
 
 Row = Float[np.ndarray, " d_model"]
 Compare = Callable[[Row, Row], float | None]
@@ -62,8 +63,11 @@ def _compared(
         return [value for before, after in pairs if (value := compare(before, after)) is not None]
 
     def note(reading: Reading) -> str:
-        left_out = len(evidence.vectors) - len(values(reading))
-        return f"{left_out} of {len(evidence.vectors)} vectors cannot be compared here; {_HINT}" if left_out else _HINT
+        n, left_out = len(evidence.vectors), len(evidence.vectors) - len(values(reading))
+        said = [f"{left_out} of {n} vectors cannot be compared here"] if left_out else []
+        if (beyond := len(telling(evidence.vectors))) < n:
+            said.append(f"{beyond or 'none'} of the {n} vectors is more about the concept than chance gives")
+        return "; ".join([*said, _HINT])
 
     return item_means(
         evidence,

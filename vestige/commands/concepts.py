@@ -33,7 +33,7 @@ def as_json(model: HookedModel, lexicon: Sequence[str] | None, found: Sequence[C
 
 def as_table(model: HookedModel, found: Sequence[ConceptVector]) -> Table:
     """Return the search as a table; tokens are model text and are shown literally."""
-    table = Table(title="concept vectors", caption=_caption(model))
+    table = Table(title="concept vectors", caption=_caption(model, found))
     for column in ("layer", "neuron", "score", "p", "p corr.", "top tokens"):
         table.add_column(column, justify="left" if column == "top tokens" else "right")
     for vector in found:
@@ -43,10 +43,9 @@ def as_table(model: HookedModel, found: Sequence[ConceptVector]) -> Table:
     return table
 
 
-def _caption(model: HookedModel) -> str:
-    lowest = examined(model) / (null_draws(model) + 1)
+def _caption(model: HookedModel, found: Sequence[ConceptVector]) -> str:
     said = "p: share of random directions of the same norm that score as high; "
     corrected = f"p corr.: corrected for the {examined(model):,} vectors examined"
-    if lowest > SIGNIFICANT:
+    if any((vector.p_least or 0.0) > SIGNIFICANT for vector in found):
         return f"{said}{corrected}; {null_draws(model):,} directions are too few for it to say more than p"
     return f"{said}{corrected} (above {SIGNIFICANT}: some of as many random directions would score as high)"

@@ -108,7 +108,7 @@ def _weights(report: AuditReport) -> str:
     named = f": {listed(intact)}" if 0 < len(intact) < total else ""
     still = f"still point where they did (cosine at least {_INTACT})"
     beyond = not by_chance(report.concept_vectors)
-    chance = "" if beyond else ", but random directions are about it as much, so that says little"
+    chance = "" if beyond else ", but chance gives such vectors too, so that says little"
     return f"In the weights, the concept's vectors {still} in {_of(len(intact), total)}{named}{chance}."
 
 

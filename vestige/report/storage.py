@@ -86,6 +86,7 @@ def _vector(row: ConceptVectorRow) -> dict[str, Any]:
         "score": row.score if math.isfinite(row.score) else None,
         "p_value": row.p_value if math.isfinite(row.p_value) else None,
         "p_adjusted": row.p_adjusted,
+        "p_least": row.p_least,
         "before": list(row.before),
         "after": {name: list(tokens) for name, tokens in row.after.items()},
         "cosine": dict(row.cosine),

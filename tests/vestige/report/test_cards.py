@@ -85,7 +85,7 @@ def test_vectors_that_chance_gives_as_well_are_no_key_number() -> None:
     report = sample_report()
 
     def shown(p_adjusted: float | None) -> set[str]:
-        rows = tuple(replace(row, p_value=0.01, p_adjusted=p_adjusted) for row in report.concept_vectors)
+        rows = tuple(replace(row, p_value=0.01, p_adjusted=p_adjusted, p_least=0.02) for row in report.concept_vectors)
         cards = build_cards(replace(report, concept_vectors=rows))
         return {one.said for card in cards for one in card.numbers}
 
