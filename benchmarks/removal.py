@@ -40,9 +40,12 @@ from vestige.calibration.bases import base
 from vestige.calibration.pool import Task, make_task
 from vestige.calibration.score import UNSURE
 from vestige.metrics.relearning import speed_up
-from vestige.residual import fitted_scores
+from vestige.report import to_json
+from vestige.report.storage import from_json
+from vestige.residual import residual_knowledge
 from vestige.result import AuditReport
 from vestige.shares import shares_of
+from vestige.verdict import verdicts
 
 ROOT = Path(__file__).parents[1]
 CONCEPTS = (0, 1)
@@ -69,7 +72,7 @@ def main() -> None:
     tasks = list(product(HELD, CONCEPTS))
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         list(pool.map(partial(base_of, work=arguments.work), HELD))
-        records = list(pool.map(partial(record, work=arguments.work), *zip(*tasks, strict=True)))
+        records = list(map(judged, pool.map(partial(record, work=arguments.work), *zip(*tasks, strict=True))))
     about = {"command": "python -m benchmarks.removal", "commit": commit(), "machine": machine(), "note": LOOKED_AT}
     results = ROOT / "docs" / "results"
     (results / "removal.json").write_text(json.dumps({**about, "tasks": records}, indent=1) + "\n", encoding="utf-8")
@@ -87,7 +90,6 @@ def record(world: int, which: int, *, work: Path) -> dict[str, Any]:
     path = work / f"removal-{world}-{which}.json"
     asked: dict[str, Any] = {"version": VERSION, "steps": list(STEPS)}
     asked["methods"] = {name: [str(signature(method)), settings] for name, (method, settings) in METHODS.items()}
-    asked["scores"] = {name: score.to_json() for name, score in fitted_scores().items()}
     if path.is_file():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if found["asked"] == asked:
@@ -128,21 +130,16 @@ def measured(task: Task, *, seed: int, steps: Sequence[int] = STEPS) -> dict[str
     models |= {"retrained": task.retrained}
     control = _curve(task.never, task.data, steps, seed=seed)
     known = dict.fromkeys(control, float(answer_probability(task.original, task.data.forget).mean()))
-    residual = {one.subject: one for one in report.residual}
     rows = []
     for subject, name in named.items():
-        shares, said = shares_of(report, subject), residual.get(subject)
+        shares = shares_of(report, subject)
         curve = _curve(models[name], task.data, steps, seed=seed)
         sooner = speed_up(unlearned=curve, control=control, original=known)
         rows.append(
             {
                 "method": name,
+                "subject": subject,
                 "seconds": seconds.get(name),
-                # None where the items have no scale.
-                "instruments": said and said.instruments,
-                "score": said and said.score,
-                "probability": said and said.probability,
-                "verdict": report.verdicts[subject],
                 **{what: shares[of] for what, of in LEFT.items()},
                 "steps": None if not sooner.value else 1 / sooner.value,
                 "bound": sooner.bound,
@@ -150,7 +147,23 @@ def measured(task: Task, *, seed: int, steps: Sequence[int] = STEPS) -> dict[str
                 "curve": curve,
             }
         )
-    return {"concept": task.concept.name, "world": task.seed, "control": control, "rows": rows}
+    about = {"concept": task.concept.name, "world": task.seed, "control": control}
+    return {**about, "rows": rows, "report": to_json(report)}
+
+
+def judged(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with what today's scores and verdicts make of its report, in place of that."""
+    report = from_json(found["report"])
+    residual = residual_knowledge(report)
+    said = {one.subject: one for one in residual}
+    verdict = verdicts(report.subjects, report.results, residual, report.concept_vectors)
+    rows = []
+    for row in found["rows"]:
+        # None where the items have no scale.
+        one = said.get(row["subject"])
+        score = {"score": one and one.score, "probability": one and one.probability}
+        rows.append({**row, **score, "instruments": one and one.instruments, "verdict": verdict[row["subject"]]})
+    return {**{key: value for key, value in found.items() if key != "report"}, "rows": rows}
 
 
 def _lost(report: AuditReport, check: str, subject: str) -> float:

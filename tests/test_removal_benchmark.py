@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import removal
-from benchmarks.removal import GOALS, METHODS, measured, page
+from benchmarks.removal import GOALS, METHODS, judged, measured, page
 from hooked import HookedModel, Intervention, UnlearnData
 from interventions.training import npo
 from vestige.calibration.bases import base
@@ -73,11 +74,14 @@ def test_a_concept_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(removal, "METHODS", {"npo": (noted, {"epochs": 1})})
     task = make_task(small, 0, seed=1, steps=2)
     few = UnlearnData(task.data.forget[:4], task.data.retain[15:25], task.data.control[:4])
-    found = measured(replace(task, data=few), seed=0, steps=(0, 1))
+    kept = measured(replace(task, data=few), seed=0, steps=(0, 1))
+    found = judged(json.loads(json.dumps(kept)))
+    assert "report" not in found
+    assert all(row["verdict"] for row in found["rows"])
     assert shown == [task.given]
     assert [row["method"] for row in found["rows"]] == ["npo", "retrained"]
-    assert set(found["control"]) == {0, 1}
-    assert all(set(row["curve"]) == {0, 1} for row in found["rows"])
+    assert set(kept["control"]) == {0, 1}
+    assert all(set(row["curve"]) == {0, 1} for row in kept["rows"])
     # An organism that was taught nothing has nothing to lose.
     assert all(abs(row["lost_answers"]) < 5 for row in found["rows"])
     assert all(row["score"] is None for row in found["rows"])

@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,10 +42,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in
 
 
 def _seed(value: int) -> int:
-    if value < 0:
+    if not 0 <= value < 2**32:
         from hooked.errors import VestigeError
 
-        raise VestigeError(f"--seed is at least 0, got {value}")
+        raise VestigeError(f"--seed is at least 0 and below 2**32, got {value}")
     return value
 
 
@@ -239,6 +238,7 @@ def audit(
     from vestige.attacks.catalogue import chosen
     from vestige.auditing import audit as run
     from vestige.commands import inputs
+    from vestige.commands.called import with_command
     from vestige.output import check_output, output_folder
 
     chosen(suite)
@@ -264,7 +264,7 @@ def audit(
         sae=None if sae is None else inputs.sae(sae, sae_id, site=site, device=device),
         progress=not json_,
     )
-    report = _commanded(report)
+    report = with_command(report)
     with output_folder(out, overwrite=overwrite) as folder:
         report.save(folder)
     _finish(report, out, json_)
@@ -318,6 +318,7 @@ def attack(
     from vestige.attacks.catalogue import chosen
     from vestige.commands import attacks as command
     from vestige.commands import inputs
+    from vestige.commands.called import with_command
     from vestige.output import check_output, output_folder
 
     suite = suite if suite is not None or name else "quick"
@@ -344,7 +345,7 @@ def attack(
         before=lambda cost: typer.echo(str(cost), err=True),
         progress=not json_,
     )
-    report = _commanded(report)
+    report = with_command(report)
     with output_folder(out, overwrite=overwrite) as folder:
         report.save(folder)
     if json_:
@@ -523,13 +524,6 @@ def main() -> None:
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"vestige: {' '.join(str(message).splitlines())}", file=sys.stderr)
-
-
-def _commanded(report: Any) -> Any:
-    """Return the report with the command that made it."""
-    from vestige.commands.called import called
-
-    return replace(report, provenance={"command": called(), **report.provenance})
 
 
 def _finish(report: Any, out: Path, json_: bool) -> None:

@@ -21,7 +21,8 @@ def provenance(
     words: Sequence[str],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return JSON values without date or duration, so that the same audit gives the same bytes.
+    """Return JSON values without date or duration, so that the same audit gives the same bytes; the command line puts
+    what was typed beside them.
 
     Args:
         original: The model before unlearning.

@@ -56,6 +56,18 @@ def test_an_absent_concept_is_not_reported(seed: int) -> None:
     assert best.p_adjusted > 0.05
 
 
+@pytest.mark.parametrize(("adjust", "least"), [("bh", 144 / 501), ("bonferroni", 144 / 501), ("none", 1 / 501)])
+def test_the_least_p_is_that_of_a_lone_vector_beyond_all_random_directions(adjust: str, least: float) -> None:
+    model, plant = planted("llama")
+    with plant.applied(model) as view:
+        found = find_concept_vectors(view, lexicon=LEXICON, null_draws=500, adjust=adjust)  # type: ignore[arg-type]
+    assert model.n_layers * model.d_mlp == 144
+    assert [v.p_least for v in found] == [pytest.approx(least)] * len(found)
+    assert found[0].p_value == pytest.approx(1 / 501)
+    # Two were planted, and one false among two or more is less than one false alone.
+    assert found[0].p_adjusted <= least * (0.51 if adjust == "bh" else 1.01)
+
+
 @pytest.mark.parametrize("words", [LEXICON, None])
 @pytest.mark.parametrize("ends", ["top", "bottom"])
 def test_p_values_are_uniform_under_the_null(words: list[str] | None, ends: str) -> None:

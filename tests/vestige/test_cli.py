@@ -143,6 +143,22 @@ def test_json_is_one_document_and_the_file_is_the_same(run: Run, tmp_path: Path)
     assert set(document["results"][0]) >= {"check", "subject", "estimate", "low", "high", "n", "floor", "control"}
 
 
+def test_attack_writes_a_report_that_says_how_it_was_made(run: Run, tmp_path: Path) -> None:
+    asked = (*ATTACK, "--unlearned", "{retain}", "--never", "{never}", "--name", "affirmative_prefix")
+    code, out, err = run(*asked, "--out", "o")
+    assert code == 0, err
+    assert "affirmative_prefix" in out.replace(" ", "_")
+    assert "report: o/report.html" in out
+    report = read_json(tmp_path / "o" / "report.json")
+    assert {(one.attack, one.subject) for one in report.attacks} == {
+        ("affirmative_prefix", subject.name) for subject in report.subjects
+    }
+    assert report.provenance["command"] == shlex.join(["vestige", *sys.argv[1:]])
+    code, out, err = run(*asked, "--out", "p", "--json")
+    assert code == 0, err
+    assert json.loads(out)["attacks"] == json.loads((tmp_path / "o" / "report.json").read_text())["attacks"]
+
+
 def test_concepts(run: Run, tmp_path: Path) -> None:
     code, out, err = run("concepts", "--model", "{full}", "--lexicon", "t5, t6,", "--top", "3", "--out", "c")
     assert code == 0, err
@@ -309,10 +325,14 @@ ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
         ("attack", "--original", "{full}", "--forget", "{forget}", "--workers", "4", "--out", "o"),
         "workers, num_gpus and address are settings of Ray",
     ),
+    "a seed that is too far": ((*ATTACK, "--seed", str(2**32), "--out", "o"), "--seed is at least 0 and below 2**32"),
     "no items to attack": ((*ATTACK, "--max-items", "0", "--out", "o"), "max_items is at least 1, got 0"),
     "less than none": ((*ATTACK, "--max-items", "-3", "--out", "o"), "max_items is at least 1, got -3"),
     "no rows to attack": ((*ATTACK, "--batch-size", "0", "--out", "o"), "batch_size is at least 1, got 0"),
-    "negative seed of attacks": ((*ATTACK, "--seed", "-1", "--out", "o"), "--seed is at least 0, got -1"),
+    "negative seed of attacks": (
+        (*ATTACK, "--seed", "-1", "--out", "o"),
+        "--seed is at least 0 and below 2**32, got -1",
+    ),
     "negative seed of a method": ((*UNLEARN, "--method", "npo", "--seed", "-1", "--out", "o"), "--seed is at least 0"),
     "negative seed of a calibration": (
         ("calibrate", "--work", "w", "--seed", "-1", "--out", "o"),
@@ -324,7 +344,7 @@ ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "training for nothing": (
         (*UNLEARN, "--method", "npo", "--set", "epochs=0", "--out", "o"),
-        "npo took no step and changes nothing; give it more with --set epochs=5, or steps",
+        "npo took no step; give it some with --set epochs=5, or steps",
     ),
     "calibration inside its work": (("calibrate", "--work", "w", "--out", "w/o"), "one inside the other"),
     "work inside a calibration": (("calibrate", "--work", "o/w", "--out", "o"), "one inside the other"),

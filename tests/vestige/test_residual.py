@@ -13,7 +13,7 @@ import pytest
 from vestige.attacks.catalogue import chosen
 from vestige.calibration.score import fit_residual_score
 from vestige.residual import fitted_scores, residual_knowledge
-from vestige.result import AttackResult, AuditReport, ResidualKnowledge, Result, SubjectInfo
+from vestige.result import AttackResult, AuditReport, ConceptVectorRow, ResidualKnowledge, Result, SubjectInfo
 from vestige.shares import CHECKS
 
 QUICK = [row.name for row in chosen("quick", ())]
@@ -133,6 +133,14 @@ def test_methods_are_placed_by_what_is_measured() -> None:
     assert of(level=0.0, hidden=0.6).placed == "suppression"
     assert of(level=0.0, attack=0.0, hidden=0.6).placed == "suppression"
     assert of(level=0.0, attack=0.0, raw_depth_leak=0.9).placed == "suppression"
+    # Untouched vectors of the concept leave it open, but for those that chance gives as well.
+    untouched = report(0.0, attack=0.0)
+    cosine = Result("concept_vector_cosine", "x", 0.99)
+    untouched = replace(untouched, results=(*untouched.results, cosine))
+    row = ConceptVectorRow(2, 7, 0.5, 0.01, ("a",), {}, {"x": 0.99}, 0.001, 0.025)
+    for p_adjusted, placed in ((0.001, None), (0.12, "removal")):
+        found = replace(untouched, concept_vectors=(replace(row, p_adjusted=p_adjusted),))
+        assert next(one for one in residual_knowledge(found) if one.subject == "x").placed == placed
     # More than half of what the original holds is inside, and nothing else says so: not settled.
     assert of(level=0.0, attack=0.0, depth_leak=0.6).placed is None
     assert of(level=0.0, attack=0.0, depth_leak=0.3).placed is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from hooked import Intervention, VestigeError
 from vestige import organism
 from vestige.auditing import audit
 from vestige.commands import inputs
-from vestige.commands.called import called
+from vestige.commands.called import with_command
 from vestige.commands.inputs import plain_output
 from vestige.commands.unlearn import fit
 from vestige.output import check_output, output_folder
@@ -34,8 +33,7 @@ def run(*, out: Path, overwrite: bool, seed: int, device: str | None, quiet: boo
     plain_output()
     # The organism's matrices are too small to share: more threads only wait for each other.
     torch.set_num_threads(1)
-    report = demo(seed=seed, device=device, progress=not quiet)
-    report = replace(report, provenance={"command": called(), **report.provenance})
+    report = with_command(demo(seed=seed, device=device, progress=not quiet))
     with output_folder(out, overwrite=overwrite) as folder:
         report.save(folder)
     return report

@@ -30,7 +30,7 @@ def rows() -> list[dict[str, Any]]:
 def row(name: str) -> dict[str, Any]:
     """Return one method as JSON values, with its settings and what its function says.
 
-    Settings of the training loop have its defaults, which hold unless the method's description names others.
+    Settings of the training loop have its defaults, which hold where the method's description names no other.
 
     Raises:
         VestigeError: There is no such method.
@@ -40,7 +40,7 @@ def row(name: str) -> dict[str, Any]:
     settings = {}
     for key, hint in text_settings(function).items():
         default = (given if key in given else loop)[key].default
-        often = "default" if key in given else "usually"
+        often = "default" if key in given else "default of train:"
         said = "required" if default is inspect.Parameter.empty else f"{often} {json.dumps(default, default=str)}"
         settings[key] = f"{described(hint)} ({said})"
     return {**_row(METHODS[name]), "settings": settings, "description": inspect.getdoc(function) or ""}

@@ -25,7 +25,8 @@ def print_summary(report: AuditReport) -> None:
     legend = "says it, lens, probe, hidden: higher means more is left; keeps: higher is better"
     if scored:
         legend += (
-            "; score: all of it together, 0 as a model that never knew, 1 as the original, and how likely any is left"
+            "; score: all of it together, 0 as a model that never knew, 1 as the original, and how likely any is left "
+            "(with ? too unsure for a claim)"
         )
     table = Table(title="what it still knows", caption=legend)
     table.add_column("subject")
@@ -37,7 +38,7 @@ def print_summary(report: AuditReport) -> None:
         cells = [_cell(report.result(check, subject.name)) for check in COLUMNS]
         if scored:
             one = scored.get(subject.name)
-            cells.append("–" if one is None else f"{one.score:.2f}, {probability(one)}")
+            cells.append("–" if one is None else f"{one.score:.2f}, {probability(one)}{'?' if one.abstains else ''}")
         table.add_row(Text(subject.name), *cells)
     console = Console()
     console.print(table)

@@ -110,14 +110,14 @@ def marked(intervention: Intervention, model: HookedModel) -> Intervention:
 
 
 def check_steps(intervention: Intervention) -> None:
-    """Refuse what was trained for no step, which would be saved as a method that does nothing.
+    """Refuse what was trained for no step, which would be saved as a method that forgets nothing.
 
     Raises:
         VestigeError: A method that trains took no step.
     """
     idle = [step.spec.name for step in intervention.steps if step.spec.settings.get("steps_taken") == 0]
     if idle:
-        raise VestigeError(f"{idle[0]} took no step and changes nothing; give it more with --set epochs=5, or steps")
+        raise VestigeError(f"{idle[0]} took no step; give it some with --set epochs=5, or steps")
 
 
 def check_bake(name: str, after: Intervention | None) -> None:

@@ -44,11 +44,12 @@ INTENT = {
 
 @dataclass(frozen=True)
 class KeyNumber:
-    """One number of a card as text; `missing` says why there is none."""
+    """One number of a card as text. `beside` is its interval, or what else is said of it; `missing` says why there is
+    none."""
 
     said: str
     value: str
-    interval: str
+    beside: str
     control: str
     floor: str
     missing: str = ""
@@ -67,7 +68,8 @@ class Card:
 
 @dataclass(frozen=True)
 class Lane:
-    """One value on a line from 0 to 1. Positions are percentages of the width, None where there is nothing to draw."""
+    """One value on a line from 0 to 1. Positions are percentages of the width, None where there is nothing to draw. On
+    an `unsure` value no claim rests."""
 
     label: str
     value: str
@@ -77,6 +79,7 @@ class Lane:
     floor: float | None
     control: float | None
     spoken: str
+    unsure: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,13 +126,11 @@ def _card(report: AuditReport, subject: SubjectInfo) -> Card:
     if mine is not None:
         control = of_control(report)
         theirs = "–" if control is None else probability(control)
-        numbers.append(
-            KeyNumber("holds any of it (probability)", probability(mine), f"score {number(mine.score)}", theirs, "")
-        )
+        numbers.append(KeyNumber("holds any of it (probability)", probability(mine), _beside(mine), theirs, ""))
     worst = worst_of([one for one in report.attacks if one.subject == subject.name])
     if worst is not None and subject.kind == "unlearned":
-        said = f"recovered by {worst.attack.replace('_', ' ')}"
-        numbers.append(KeyNumber(said, number(worst.gap), interval(worst.gap_low, worst.gap_high), number(0.0), ""))
+        said = f"recovered by {worst.attack.replace('_', ' ')}, beyond the control"
+        numbers.append(KeyNumber(said, number(worst.gap), interval(worst.gap_low, worst.gap_high), "–", ""))
     verdict = report.verdicts.get(subject.name, "No verdict was given; see the numbers.")
     return Card(
         subject,
@@ -138,6 +139,10 @@ def _card(report: AuditReport, subject: SubjectInfo) -> Card:
         verdict,
         tuple(numbers),
     )
+
+
+def _beside(residual: ResidualKnowledge) -> str:
+    return f"score {number(residual.score)}{', abstains' if residual.abstains else ''}"
 
 
 def _first(own: dict[str, Result], choices: Sequence[str]) -> Result | None:
@@ -180,9 +185,11 @@ def _chance(residual: ResidualKnowledge | None, control: ResidualKnowledge | Non
         return Lane(_TOGETHER.title, "–", None, None, None, None, None, f"{_TOGETHER.title}: not asked")
     said = probability(residual)
     at, mark = _likely(residual), None if control is None else _likely(control)
+    unsure = ", too unsure for a claim" if residual.abstains else ""
     beside = "" if control is None else f", control {probability(control)}"
     short = said.replace("above ", ">").replace("below ", "<")
-    return Lane(_TOGETHER.title, short, at, None, None, None, mark, f"{_TOGETHER.title}: {said}{beside}")
+    spoken = f"{_TOGETHER.title}: {said}{unsure}{beside}"
+    return Lane(_TOGETHER.title, short, at, None, None, None, mark, spoken, unsure=residual.abstains)
 
 
 def _likely(residual: ResidualKnowledge) -> float | None:

@@ -7,6 +7,7 @@ from math import nan
 
 from tests.vestige.report.sample import NAMES, sample_report
 from vestige.report import render_html
+from vestige.report.answer import answer
 from vestige.report.attacks import worst_of
 from vestige.report.cards import build_cards, build_glance
 from vestige.report.explain import explain
@@ -28,12 +29,17 @@ def test_the_probability_is_the_last_column_beside_its_control() -> None:
     marks = {name: lane.control for name, lane in drawn.items()}
     assert marks == {name: drawn["never"].at if name in said else None for name in NAMES}
     assert drawn["never"].at is not None
+    unsure = {one.subject for one in report.residual if one.abstains}
+    assert unsure == {name for name, lane in drawn.items() if lane.unsure}
+    assert unsure == {name for name, lane in drawn.items() if "too unsure for a claim" in lane.spoken}
+    page = render_html(report)
+    assert page.count('class="point unsure"') == len(unsure) + 1
     cards = {card.subject.name: card for card in build_cards(report)}
     for one in report.residual:
         (row,) = [line for line in cards[one.subject].numbers if line.said.startswith("holds any")]
-        assert (row.value, row.interval, row.control) == (
+        assert (row.value, row.beside, row.control) == (
             said[one.subject],
-            f"score {number(one.score)}",
+            f"score {number(one.score)}{', abstains' if one.abstains else ''}",
             said["never"],
         )
 
@@ -87,6 +93,11 @@ def test_vectors_that_chance_gives_as_well_are_no_key_number() -> None:
     def shown(p_adjusted: float | None) -> set[str]:
         rows = tuple(replace(row, p_value=0.01, p_adjusted=p_adjusted, p_least=0.02) for row in report.concept_vectors)
         cards = build_cards(replace(report, concept_vectors=rows))
+        page = render_html(replace(report, concept_vectors=rows))
+        assert ("Chance gives such vectors too" in page) is (p_adjusted == 0.2)
+        assert any("chance gives such vectors" in said for said in answer(replace(report, concept_vectors=rows))) is (
+            p_adjusted == 0.2
+        )
         return {one.said for card in cards for one in card.numbers}
 
     assert shown(None) - shown(0.2) == {explain("concept_vector_jaccard").plain}
