@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.calibration import LOOKED_AT
+from benchmarks.kept import kept
 from benchmarks.timing import commit, machine
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError
 from interventions.training import distilled_removal, npo
@@ -87,20 +87,14 @@ def base_of(world: int, *, work: Path) -> None:
 
 def record(world: int, which: int, *, work: Path) -> dict[str, Any]:
     """Return what was measured on one concept, measured where the folder does not have it as it is asked for here."""
-    path = work / f"removal-{world}-{which}.json"
     asked: dict[str, Any] = {"version": VERSION, "steps": list(STEPS)}
     asked["methods"] = {name: [str(signature(method)), settings] for name, (method, settings) in METHODS.items()}
-    if path.is_file():
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if found["asked"] == asked:
-            return found
-    torch.set_num_threads(1)
-    task = make_task(base(world, work), which, seed=100 * world + which)
-    found = {"asked": asked, **measured(task, seed=world)}
-    scratch = path.with_suffix(".part")
-    scratch.write_text(json.dumps(found), encoding="utf-8")
-    os.replace(scratch, path)
-    return found
+
+    def make() -> dict[str, Any]:
+        torch.set_num_threads(1)
+        return measured(make_task(base(world, work), which, seed=100 * world + which), seed=world)
+
+    return kept(work / f"removal-{world}-{which}.json", asked, make)
 
 
 def measured(task: Task, *, seed: int, steps: Sequence[int] = STEPS) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.calibration import LOOKED_AT
+from benchmarks.kept import kept
 from benchmarks.timing import commit, machine
 from vestige.auditing import audit
 from vestige.calibrate import FIT, HELD
@@ -101,13 +101,12 @@ def main() -> None:
 
 def record(world: int, which: int, *, work: Path) -> Record:
     """Return what instruments say of the models of one task after relearning, by rate and name."""
-    path = work / f"strength-{world}-{which}.json"
     asked: dict[str, Any] = {"version": VERSION, "rates": list(RATES)}
     asked["methods"] = {name: [str(signature(method)), settings] for name, (method, settings) in METHODS.items()}
-    if path.is_file():
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if found["asked"] == asked:
-            return found
+    return kept(work / f"strength-{world}-{which}.json", asked, lambda: _shares(world, which, work))
+
+
+def _shares(world: int, which: int, work: Path) -> Record:
     torch.set_num_threads(1)
     made_of, drawn = base(world, work), 100 * world + which
     task = make_task(made_of, which, seed=drawn)
@@ -135,10 +134,7 @@ def record(world: int, which: int, *, work: Path) -> Record:
     shares: dict[str, dict[str, Any]] = {}
     for (rate, name), subject in zip(wanted, names, strict=True):
         shares.setdefault(f"{rate:g}", {})[name] = shares_of(report, subject)
-    scratch = path.with_suffix(".part")
-    scratch.write_text(json.dumps({"asked": asked, "shares": shares}), encoding="utf-8")
-    os.replace(scratch, path)
-    return {"asked": asked, "shares": shares}
+    return {"shares": shares}
 
 
 def at(one: Record, other: Record, rate: float) -> Record:
