@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from benchmarks.strength import RATES, SHOWN, TABLES, USUAL, at, draw, page
@@ -61,3 +63,17 @@ def test_the_picture_survives_what_was_not_measured(tmp_path: Path) -> None:
     draw(found, tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as image:
         assert image.width > 1000
+
+
+def test_the_shipped_page_is_made_from_the_shipped_numbers_which_calibration_has_too() -> None:
+    results = Path(__file__).parents[1] / "docs" / "results"
+    shipped = json.loads((results / "robustness.json").read_text(encoding="utf-8"))
+    found = {float(rate): row for rate, row in shipped["rates"].items()}
+    assert (results / "robustness.md").read_text(encoding="utf-8").splitlines() == list(page(found, shipped))
+    calibrated = json.loads((results / "calibration.json").read_text(encoding="utf-8"))["instruments"]
+    usual = found[USUAL]["instruments"]
+    for one in calibrated:
+        if one["name"] in usual:
+            assert usual[one["name"]]["all"]["robustness"] == pytest.approx(one["robustness"])
+            assert usual[one["name"]]["forgotten"]["robustness"] == pytest.approx(one["robustness_where_forgotten"])
+    assert {one["name"] for one in calibrated} >= set(SHOWN)
