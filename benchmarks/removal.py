@@ -150,7 +150,7 @@ def judged(found: Mapping[str, Any]) -> dict[str, Any]:
     report = from_json(found["report"])
     residual = residual_knowledge(report)
     said = {one.subject: one for one in residual}
-    verdict = verdicts(report.subjects, report.results, residual, report.concept_vectors)
+    verdict = verdicts(report.subjects, report.results, residual, report.concept_vectors, report.attacks)
     rows = []
     for row in found["rows"]:
         # None where the items have no scale.

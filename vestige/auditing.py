@@ -186,7 +186,11 @@ def audit(
         where=located(subjects, traced, seed=seed) if where else (),
     )
     residual = residual_knowledge(report)
-    return replace(report, residual=residual, verdicts=verdicts(subjects, results, residual, report.concept_vectors))
+    return replace(
+        report,
+        residual=residual,
+        verdicts=verdicts(subjects, results, residual, report.concept_vectors, report.attacks),
+    )
 
 
 def _warn_of_other_weights(

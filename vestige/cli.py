@@ -197,6 +197,9 @@ def methods(
     typer.echo("\nvestige unlearn --set takes:")
     for key, needed in found["settings"].items():
         typer.echo(f"  {key}={needed}")
+    if usual := found["defaults_of_train"]:
+        said = ", ".join(f"{key}={json.dumps(value)}" for key, value in usual.items())
+        typer.echo(f"\nWhere the description names no other, the last ones are {said}.")
 
 
 @app.command()
@@ -345,6 +348,7 @@ def attack(
         before=lambda cost: typer.echo(str(cost), err=True),
         progress=not json_,
     )
+    command.check_run(report)
     report = with_command(report)
     with output_folder(out, overwrite=overwrite) as folder:
         report.save(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,7 +21,8 @@ def audit_items(data: UnlearnData, *, max_items: int, seed: int) -> UnlearnData:
     """Prepare data for an audit.
 
     Documents become completions (`as_completion`), items without wrong answers get some from other items
-    (`with_wrong_answers`), questions without an answer and documents of one word are left out, and each split keeps at
+    (`with_wrong_answers`), questions without an answer and documents of one word are left out, what stands in a split
+    more than once is asked once (and said, for forget items: copies are no further evidence), and each split keeps at
     most `max_items`, drawn with the seed.
 
     Raises:
@@ -29,7 +31,18 @@ def audit_items(data: UnlearnData, *, max_items: int, seed: int) -> UnlearnData:
     splits: dict[str, tuple[Item, ...]] = {}
     for split in ("forget", "retain", "holdout", "control"):
         items = [as_completion(item) for item in getattr(data, split) if not item.generation_only]
-        splits[split] = tuple(_sample([item for item in items if item.prompt], max_items, seed))
+        asked = [item for item in items if item.prompt]
+        first: dict[tuple[str, str], Item] = {}
+        for item in asked:
+            first.setdefault((item.prompt, item.answer), item)
+        distinct = list(first.values())
+        if split == "forget" and len(distinct) < len(asked):
+            warnings.warn(
+                f"{len(asked) - len(distinct)} of {len(asked)} forget items repeat others and are asked once",
+                UserWarning,
+                stacklevel=3,
+            )
+        splits[split] = tuple(_sample(distinct, max_items, seed))
     if not splits["forget"]:
         raise VestigeError(
             "no forget item has an answer, so nothing can be scored; "

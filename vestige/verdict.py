@@ -10,13 +10,15 @@ from vestige.claims import DEEP, INTACT, LEANS, Claim, claimed, heard, leans
 from vestige.report.explain import explain
 from vestige.report.residual import probability, together
 from vestige.report.text import listed
-from vestige.result import ConceptVectorRow, ResidualKnowledge, Result, SubjectInfo
+from vestige.result import AttackResult, ConceptVectorRow, ResidualKnowledge, Result, SubjectInfo
 from vestige.shares import APART
 from vestige.signs import HALF, TRACE, Signs, Table, estimate, signs_of, table_of
 
 KEPT = 0.8
 VARIED = 0.5
 
+# Stands for why a score without attacks was used.
+_LACK = "{lack}"
 _REFERENCES = {
     "original": "The model before unlearning: the upper end of every scale.",
     "retrained": "Trained without the forget set: what exact unlearning would give.",
@@ -34,6 +36,7 @@ def verdicts(
     results: Sequence[Result],
     residual: Sequence[ResidualKnowledge] = (),
     vectors: Sequence[ConceptVectorRow] = (),
+    attacks: Sequence[AttackResult] = (),
 ) -> dict[str, str]:
     """Return a verdict of one to five sentences per subject; `vestige.claims` decides what is claimed.
 
@@ -51,22 +54,27 @@ def verdicts(
         results: Of all checks.
         residual: What all instruments say together, for the subjects that have a score.
         vectors: The concept's vectors.
+        attacks: What was tried to bring it back.
     """
     table = table_of(results, vectors)
     scores = {one.subject: one for one in residual}
     original = subjects[0].name
+    kinds = {s.kind: s.name for s in subjects}
+    zero = kinds.get("never", kinds.get("retrained"))
     return {
-        s.name: _reference(s.kind, scores.get(s.name))
+        s.name: _reference(s.kind, scores.get(s.name), zero=s.name == zero)
         if s.kind in _REFERENCES
-        else _verdict(s.name, original, table, scores.get(s.name))
+        else _verdict(s.name, original, table, scores.get(s.name), [a for a in attacks if a.subject == s.name])
         for s in subjects
     }
 
 
-def _reference(kind: str, residual: ResidualKnowledge | None) -> str:
+def _reference(kind: str, residual: ResidualKnowledge | None, *, zero: bool) -> str:
     """What a reference is for, and whether the score says of it what is known."""
     if residual is None:
         return _REFERENCES[kind]
+    if zero:
+        return f"{_REFERENCES[kind]} It sets the zero of every share, so its score is 0 by construction."
     said = heard(residual)
     if said in ("gone", "silent"):
         rightly = "as it should"
@@ -79,7 +87,9 @@ def _reference(kind: str, residual: ResidualKnowledge | None) -> str:
     return f"{_REFERENCES[kind]} The score gives {probability(residual)} that it holds them, {rightly}."
 
 
-def _verdict(name: str, original: str, table: Table, residual: ResidualKnowledge | None) -> str:
+def _verdict(
+    name: str, original: str, table: Table, residual: ResidualKnowledge | None, attacks: Sequence[AttackResult]
+) -> str:
     signs = signs_of(table, name, original)
     if signs is None:
         said = [_no_scale(table, name, original)]
@@ -89,7 +99,11 @@ def _verdict(name: str, original: str, table: Table, residual: ResidualKnowledge
             said.append(_capital(score))
     else:
         claim = claimed(signs, residual)
-        said = [*_SENTENCES[claim.claim](signs, claim, residual)]
+        lack = _lack(attacks)
+        if claim.claim == "no trace" and attacks and not _used(attacks):
+            said = [f"Not settled: {_like(signs)}, and {lack}."]
+        else:
+            said = [one.replace(_LACK, lack) for one in _SENTENCES[claim.claim](signs, claim, residual)]
         if claim.by in (None, "score", "vectors", "unclear"):
             deaf = [what for what, left in signs.inside.items() if left is None]
             said += [f"{_capital(_named(what))} tells nothing here." for what in deaf]
@@ -98,6 +112,20 @@ def _verdict(name: str, original: str, table: Table, residual: ResidualKnowledge
                     f"Patching finds {_part(depth)} of what the original holds, which alone does not tell it apart."
                 )
     return " ".join([*said, *_damage(table, name, original)])
+
+
+def _used(attacks: Sequence[AttackResult]) -> int:
+    return sum(one.gap is not None for one in attacks)
+
+
+def _lack(attacks: Sequence[AttackResult]) -> str:
+    """Say why a score without attacks was used."""
+    if not attacks:
+        return "what only attacks bring back was not looked for"
+    return (
+        f"what only attacks bring back was looked for too little: of {len(attacks)} attacks {_used(attacks) or 'none'} "
+        "gave a gap that can be used"
+    )
 
 
 def _no_scale(table: Table, name: str, original: str) -> str:
@@ -160,14 +188,14 @@ def _open(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> lis
     if claim.score == "gone":
         return [f"{found}, but {score} give {chance} that it still holds some of the facts."]
     unheard = f"but {score} do not bear that out, and" if traced else "and"
-    return [f"{found}, {unheard} what only attacks bring back was not looked for."]
+    return [f"{found}, {unheard} {_LACK}."]
 
 
 def _no_trace(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> list[str]:
     found, proof = f"No trace found: {_like(signs)}", "That is absence of evidence, not proof"
     if residual is None:
         return [f"{found}.", f"{proof}."]
-    unsought = f"{proof}: what only attacks bring back was not looked for."
+    unsought = f"{proof}: {_LACK}."
     if claim.score == "open":
         return [f"{found}, and {together(residual)} lean the same way, if too unsure for a claim.", unsought]
     if claim.score == "silent":

@@ -94,8 +94,10 @@ def test_the_command_prints_json() -> None:
     assert npo["needs"] == ["forget", "retain", "reference"]
     one = json.loads(CliRunner().invoke(app, ["methods", "npo", "--json"]).output)
     assert one["settings"]["beta"] == "a number (default 0.5)"
-    assert one["settings"]["lora"] == "a whole number or null (default of train: null)"
-    assert one["settings"]["lr"] == "a number (default of train: 0.0001)"
+    assert one["settings"]["lora"] == "a whole number or null"
+    assert one["settings"]["lr"] == "a number"
+    assert one["defaults_of_train"]["lr"] == 0.0001
+    assert "beta" not in one["defaults_of_train"]
     assert "mask" not in one["settings"]
 
 

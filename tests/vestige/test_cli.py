@@ -23,10 +23,13 @@ import vestige.auditing
 from hooked import HookedModel, Intervention
 from tests import warm
 from tests.vestige.facts import items, jsonl, saved_model
+from tests.vestige.report.sample import NAMES, sample_report
 from tests.vestige.test_audit import CHECKS
 from vestige import AuditReport, cli
 from vestige.cli import app, main
+from vestige.commands.attacks import print_table
 from vestige.report.storage import read_json
+from vestige.result import AttackResult
 
 COMMANDS = ("demo", "unlearn", "audit", "concepts", "features")
 COMMON = ("--out", "--seed", "--device", "--json", "--overwrite")
@@ -143,7 +146,19 @@ def test_json_is_one_document_and_the_file_is_the_same(run: Run, tmp_path: Path)
     assert set(document["results"][0]) >= {"check", "subject", "estimate", "low", "high", "n", "floor", "control"}
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_scores_without_a_gap_are_explained(counted: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    report = sample_report(hostile=False)
+    one = AttackResult("steering", NAMES[1], 0.9, gap=0.4 if counted else None)
+    print_table(replace(report, attacks=(one,), subjects=report.subjects[1:2]))
+    said = capsys.readouterr().out
+    assert ("In brackets: scores as they are" in " ".join(said.split())) is not counted
+    assert ("0.40" if counted else "(0.90)") in said
+
+
 def test_attack_writes_a_report_that_says_how_it_was_made(run: Run, tmp_path: Path) -> None:
+    alone = (*ATTACK, "--unlearned", "{retain}", "--name", "affirmative_prefix", "--out", "a")
+    assert "In brackets: scores as they are" in " ".join(run(*alone)[1].split())
     asked = (*ATTACK, "--unlearned", "{retain}", "--never", "{never}", "--name", "affirmative_prefix")
     code, out, err = run(*asked, "--out", "o")
     assert code == 0, err
@@ -326,6 +341,10 @@ ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
         "workers, num_gpus and address are settings of Ray",
     ),
     "a seed that is too far": ((*ATTACK, "--seed", str(2**32), "--out", "o"), "--seed is at least 0 and below 2**32"),
+    "an attack that cannot be run": (
+        (*ATTACK, "--name", "second_language", "--out", "o"),
+        "no attack could be run: second_language: ",
+    ),
     "no items to attack": ((*ATTACK, "--max-items", "0", "--out", "o"), "max_items is at least 1, got 0"),
     "less than none": ((*ATTACK, "--max-items", "-3", "--out", "o"), "max_items is at least 1, got -3"),
     "no rows to attack": ((*ATTACK, "--batch-size", "0", "--out", "o"), "batch_size is at least 1, got 0"),

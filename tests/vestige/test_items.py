@@ -139,3 +139,12 @@ def test_what_cannot_be_scored_is_left_out() -> None:
 def test_nothing_to_score_is_refused() -> None:
     with pytest.raises(VestigeError, match="no forget item has an answer"):
         audit_items(UnlearnData((Item("q", ""), Item("", "word"))), max_items=9, seed=0)
+
+
+def test_copies_are_asked_once_and_said() -> None:
+    one, two = Item("q1", "a1"), Item("q2", "a2")
+    data = UnlearnData((one, two, one, one, Item("q1", "other")), (two, two))
+    with pytest.warns(UserWarning, match="2 of 5 forget items repeat others and are asked once"):
+        found = audit_items(data, max_items=10, seed=0)
+    assert [(item.prompt, item.answer) for item in found.forget] == [("q1", "a1"), ("q2", "a2"), ("q1", "other")]
+    assert len(found.retain) == 1

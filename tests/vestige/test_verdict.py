@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from vestige.claims import placed
-from vestige.result import ConceptVectorRow, ResidualKnowledge, Result, SubjectInfo
+from vestige.result import AttackResult, ConceptVectorRow, ResidualKnowledge, Result, SubjectInfo
 from vestige.signs import signs_of
 from vestige.verdict import verdicts
 
@@ -272,12 +272,12 @@ def test_patching_tells_from_a_half_on() -> None:
 
 def test_the_score_on_references_is_held_against_what_is_known_of_them() -> None:
     def said(probability: float) -> str:
-        known = replace(score(probability), subject="never")
-        return verdicts(SUBJECTS, [], [known])["never"]
+        known = replace(score(probability), subject="retain")
+        return verdicts(SUBJECTS, [], [known])["retain"]
 
     assert said(0.004).endswith("The score gives below 1% that it holds them, as it should.")
-    unsure = replace(score(0.15, attacked=False), subject="never")
-    assert verdicts(SUBJECTS, [], [unsure])["never"].endswith("as it should, if too unsure for a claim.")
+    unsure = replace(score(0.15, attacked=False), subject="retain")
+    assert verdicts(SUBJECTS, [], [unsure])["retain"].endswith("as it should, if too unsure for a claim.")
     assert said(0.4).endswith("The score gives 40% that it holds them, too much to trust the score here.")
     assert said(0.97).endswith("too much to trust the score here: it takes this model for one that knows.")
 
@@ -425,8 +425,32 @@ def test_two_kinds_of_answers_are_both_named() -> None:
 
 def test_an_unsure_score_of_a_reference_is_no_claim() -> None:
     for known in (score(float("nan")), score(0.95, abstains=True)):
-        said = verdicts(SUBJECTS, [], [replace(known, subject="never")])["never"]
+        said = verdicts(SUBJECTS, [], [replace(known, subject="retain")])["retain"]
         assert said.endswith("too unsure for a claim.")
+
+
+def test_of_the_reference_that_sets_the_zero_nothing_is_claimed() -> None:
+    both = [replace(score(0.004), subject=name) for name in ("retain", "never")]
+    found = verdicts(SUBJECTS, [], both)
+    assert found["never"].endswith("its score is 0 by construction.")
+    assert found["retain"].endswith("The score gives below 1% that it holds them, as it should.")
+    assert verdicts(SUBJECTS[:3], [], both[:1])["retain"].endswith("its score is 0 by construction.")
+
+
+def test_attacks_that_cannot_be_used_are_no_attacks_that_were_not_made() -> None:
+    results, known = results_of(ORIGINAL, CLEAN), [score(0.02, attacked=False)]
+
+    def said(*gaps: float | None) -> str:
+        made = [AttackResult(f"a{n}", "edited", 0.9, gap=gap) for n, gap in enumerate(gaps)]
+        others = [AttackResult("a0", "never", 0.0, gap=0.0)]
+        return verdicts(SUBJECTS, results, known, (), [*made, *others])["edited"]
+
+    assert said().startswith("No trace found")
+    assert "was not looked for" in said()
+    assert said(None, None).startswith("Not settled: by what it says")
+    assert "too little: of 2 attacks none gave a gap that can be used" in said(None, None)
+    assert said(0.1, None).startswith("No trace found")
+    assert "too little: of 2 attacks 1 gave a gap" in said(0.1, None)
 
 
 def test_without_a_control_nothing_is_called_forgotten() -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hooked import VestigeError
 from vestige.attacks.catalogue import ATTACKS
 from vestige.commands.aligned import aligned
 from vestige.result import AttackResult, AuditReport
@@ -27,18 +28,32 @@ def lines() -> list[str]:
     return aligned(table)
 
 
+def check_run(report: AuditReport) -> None:
+    """Refuse a report in which no attack could be run.
+
+    Raises:
+        VestigeError: That is so; the message has the first reason.
+    """
+    if not any(one.estimate is not None for one in report.attacks):
+        why = next((f": {one.attack}: {one.note}" for one in report.attacks if one.note), "")
+        raise VestigeError(f"no attack could be run{why}")
+
+
 def print_table(report: AuditReport) -> None:
     """Print the recovery gap of every attack on every subject, and the worst of each."""
+    subjects = [subject for subject in report.subjects if subject.kind in ("unlearned", "original")]
+    shown = {subject.name for subject in subjects}
+    bare = any(one.estimate is not None and one.gap is None for one in report.attacks if one.subject in shown)
     table = Table(
         title="what attacks recover",
         caption=(
+            f"{'In brackets: scores as they are, where there is nothing to count them from. ' if bare else ''}"
             "0: no more than a model that never knew gives under the same attack; 1: as much as the original, asked "
             "plainly where the probability of the answer is scored and under the same attack elsewhere. Below 0: less "
             "than that model gives; above 1: more than the original"
         ),
     )
     table.add_column("attack")
-    subjects = [subject for subject in report.subjects if subject.kind in ("unlearned", "original")]
     for subject in subjects:
         table.add_column(Text(subject.name), justify="right")
     table.add_column("control's score", justify="right")

@@ -16,6 +16,9 @@ from transformers.utils import logging as transformers_logging
 from hooked import HookedModel, Intervention, UnlearnData, VestigeError, load_data
 from hooked.load import read_rows
 
+# Of parameters; `auto` is the checkpoint's own.
+DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
+
 
 @contextmanager
 def option(name: str) -> Iterator[None]:
@@ -42,6 +45,8 @@ def model(path: str, *, device: str | None, dtype: str, given: str = "--model") 
     Raises:
         VestigeError: The device does not exist, or nothing loadable is there.
     """
+    if dtype not in DTYPES:
+        raise VestigeError(f"--dtype is one of {', '.join(DTYPES)}, got '{dtype}'")
     try:
         place = torch.device(device) if device else None
         if place is not None:

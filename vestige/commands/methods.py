@@ -30,20 +30,23 @@ def rows() -> list[dict[str, Any]]:
 def row(name: str) -> dict[str, Any]:
     """Return one method as JSON values, with its settings and what its function says.
 
-    Settings of the training loop have its defaults, which hold where the method's description names no other.
+    Settings of the training loop have no default here: those of `train` are beside them, and hold where the method's
+    description names no other.
 
     Raises:
         VestigeError: There is no such method.
     """
     function = method(name)
-    given, loop = inspect.signature(function).parameters, inspect.signature(train).parameters
+    given = inspect.signature(function).parameters
     settings = {}
     for key, hint in text_settings(function).items():
-        default = (given if key in given else loop)[key].default
-        often = "default" if key in given else "default of train:"
-        said = "required" if default is inspect.Parameter.empty else f"{often} {json.dumps(default, default=str)}"
-        settings[key] = f"{described(hint)} ({said})"
-    return {**_row(METHODS[name]), "settings": settings, "description": inspect.getdoc(function) or ""}
+        default = given[key].default if key in given else None
+        said = "required" if default is inspect.Parameter.empty else f"default {json.dumps(default, default=str)}"
+        settings[key] = described(hint) + (f" ({said})" if key in given else "")
+    loop = inspect.signature(train).parameters
+    usual = {key: loop[key].default for key in settings if key not in given}
+    described_as = {"description": inspect.getdoc(function) or "", "defaults_of_train": usual}
+    return {**_row(METHODS[name]), "settings": settings, **described_as}
 
 
 def lines() -> list[str]:
