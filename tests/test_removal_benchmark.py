@@ -53,7 +53,9 @@ def test_each_goal_is_held_against_its_control() -> None:
 
 def test_the_page_shows_every_method_beside_the_control() -> None:
     records = [record(score=0.3, steps=4.2, bound="below"), record(half_taught=None)]
-    lines = list(page(records, {"command": "me", "commit": "abc"}))
+    relearned = dict.fromkeys((*METHODS, "retrained", "never"), (0.4, 0.9))
+    lines = list(page(records, {"command": "me", "commit": "abc", "relearned": relearned}))
+    assert "never 0.40 (0.90)" in " ".join(lines)
     rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("| ")}
     assert set(rows) >= {*METHODS, "retrained"}
     assert "0.16 [0.02, 0.30]" in rows["distilled_removal"]

@@ -20,6 +20,8 @@ from benchmarks.shapes.tampering import TAMPERING_SHAPES
 from benchmarks.shapes.untested import UNTESTED
 
 SHAPES: tuple[Shape, ...] = (*ANSWER_SHAPES, *DEPTH_SHAPES, *LENS_SHAPES, *TAMPERING_SHAPES, *ATTACK_SHAPES)
+# Of a probe that tells true answers from others.
+CHANCE = 0.5
 KINDS = {"published": "from papers", "own": "of the specification itself", "given": "by construction"}
 
 
@@ -146,6 +148,7 @@ def page(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield "What holds by construction shows that an instrument is wired up, and counts for nothing else."
     yield from _how()
+    yield from _probe(shapes, seeds)
     for kind, title in (("published", "Published"), ("own", "Of the specification"), ("given", "By construction")):
         yield from ("", f"## {title}", "")
         yield "The seeds' columns have what is compared, in the order of the column before. **Bold**: it came out."
@@ -197,6 +200,17 @@ def _how() -> Iterator[str]:
     yield "The shapes of faithfulness have a limit. Their models that do not know are made of the never-taught one,"
     yield "which had the lesson seed of the original and the retrained model; those that know were taught again with"
     yield "another. A metric that compares with these two may tell the lessons apart and not the knowledge."
+
+
+def _probe(shapes: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> Iterator[str]:
+    label = "probe_leak of original"
+    found = [s["terms"][str(seed)].get(label) for s in shapes for seed in seeds]
+    read = [value for value in found if value is not None]
+    if read and max(read) < CHANCE:
+        yield ""
+        yield f"The linear probe is below chance ({CHANCE}) on the originals, which know every fact ({min(read):.2f} to"
+        yield f"{max(read):.2f}): with 20 facts it finds nothing on these worlds, and shapes of the probe say little,"
+        yield "whether they come out or not."
 
 
 def _row(shape: Mapping[str, Any], seeds: Sequence[int]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from vestige.calibration.audits import STATES
 from vestige.calibration.evaluate import EPSILON, HIDDEN, KEPT, Calibration, Claims, Forgetting, Rate, Robustness, Worth
+from vestige.calibration.score import UNSURE
 from vestige.metrics.meta import Faithfulness
 
 if TYPE_CHECKING:
@@ -105,6 +106,9 @@ def _claimed(found: Calibration) -> Iterator[str]:
         "| score | false alarms | missed | missed, hiding | abstains | calibration error |",
         "|---|---|---|---|---|---|",
         *(_claim(name, claims) for name, claims in found.claims.items()),
+        "",
+        *wrap(" ".join(_between(name, claims) for name, claims in found.claims.items()), 115),
+        "Where few lie there, it is not shown how such values come true.",
         "",
         "An audit does not always have every instrument: its data has no other wordings, or it has no time to train.",
         "Then the score is fitted again, on the same models, without what is missing. Where less than half of the",
@@ -220,6 +224,17 @@ def _cell(value: float | None) -> str:
 def _claim(name: str, claims: Claims) -> str:
     rates = (claims.false_alarms, claims.missed, claims.missed_hidden, claims.abstained)
     return f"| {name} | {' | '.join(map(_rate, rates))} | {claims.error:.3f} |"
+
+
+def _between(name: str, claims: Claims) -> str:
+    inside = [(row[2], row[4]) for row in claims.stated if UNSURE[0] < row[4] < UNSURE[1]]
+    if not inside:
+        return f"Between {UNSURE[0]} and {UNSURE[1]} the score ({name}) puts no model."
+    knows, stated = (float(np.mean(column)) for column in zip(*inside, strict=True))
+    return (
+        f"Between {UNSURE[0]} and {UNSURE[1]} the score ({name}) puts {len(inside)} models, with a mean of "
+        f"{stated:.2f}; of them {knows:.0%} know."
+    )
 
 
 def _rate(rate: Rate) -> str:
