@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _INK, _SOFT, _KNOWS, _NOT = "#1a2024", "#535e66", "#0f5c6d", "#b4430c"
 _BINS = 10
+_FEW = "Where few lie there, it is not shown how such values come true."
 
 
 def page(found: Calibration, about: Mapping[str, Any]) -> str:
@@ -107,8 +108,7 @@ def _claimed(found: Calibration) -> Iterator[str]:
         "|---|---|---|---|---|---|",
         *(_claim(name, claims) for name, claims in found.claims.items()),
         "",
-        *wrap(" ".join(_between(name, claims) for name, claims in found.claims.items()), 115),
-        "Where few lie there, it is not shown how such values come true.",
+        *wrap(f"{' '.join(_between(name, claims) for name, claims in found.claims.items())} {_FEW}", 115),
         "",
         "An audit does not always have every instrument: its data has no other wordings, or it has no time to train.",
         "Then the score is fitted again, on the same models, without what is missing. Where less than half of the",
@@ -232,7 +232,7 @@ def _between(name: str, claims: Claims) -> str:
         return f"Between {UNSURE[0]} and {UNSURE[1]} the score ({name}) puts no model."
     knows, stated = (float(np.mean(column)) for column in zip(*inside, strict=True))
     return (
-        f"Between {UNSURE[0]} and {UNSURE[1]} the score ({name}) puts {len(inside)} models, with a mean of "
+        f"Between {UNSURE[0]} and {UNSURE[1]} the score ({name}) puts {len(inside)} model{'s' * (len(inside) != 1)}, with a mean of "
         f"{stated:.2f}; of them {knows:.0%} know."
     )
 
