@@ -231,9 +231,10 @@ def _between(name: str, claims: Claims) -> str:
     if not inside:
         return f"Between {UNSURE[0]} and {UNSURE[1]} the score ({name}) puts no model."
     knows, stated = (float(np.mean(column)) for column in zip(*inside, strict=True))
+    many = f"{len(inside)} model{'s' * (len(inside) != 1)}"
     return (
-        f"Between {UNSURE[0]} and {UNSURE[1]} the score ({name}) puts {len(inside)} model{'s' * (len(inside) != 1)}, with a mean of "
-        f"{stated:.2f}; of them {knows:.0%} know."
+        f"Between {UNSURE[0]} and {UNSURE[1]} the score ({name}) puts {many}, with a mean of {stated:.2f}; of them "
+        f"{knows:.0%} know."
     )
 
 
