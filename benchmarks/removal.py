@@ -229,8 +229,7 @@ def _relearned(found: Mapping[str, Sequence[float]]) -> str:
     said = ", ".join(f"{name} {found[name][0]:.2f} ({found[name][1]:.2f})" for name in (*METHODS, "retrained", "never"))
     return (
         "This is before anybody tampers with them. After one pass over the facts the mean score, and in brackets the "
-        f"probability, are in [calibration.md](calibration.md): {said}. There methods drew with other seeds than here, "
-        "and what the two pages say before that pass differs by as much as a seed does."
+        f"probability, are in [calibration.md](calibration.md): {said}. There methods drew with other seeds than here."
     )
 
 

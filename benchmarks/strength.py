@@ -218,7 +218,7 @@ def _summary(found: Mapping[float, Mapping[str, Any]]) -> str:
     def ends(name: str, key: str, of: str) -> str:
         there = [row["instruments"][name][key] for row in found.values()]
         values = [one[of] for one in there if one is not None]
-        return f"{min(values):.2f} to {max(values):.2f}" if values else "not measured"
+        return f"{min(values):.2f} and {max(values):.2f}" if values else "not measured"
 
     cells = [row["instruments"][name]["all"] for row in found.values() for name in SHOWN]
     best = max((one["robustness"] for one in cells if one is not None), default=0.0)
@@ -226,10 +226,10 @@ def _summary(found: Mapping[float, Mapping[str, Any]]) -> str:
     mine, uds = (ends(name, "all", "robustness") for name in (score, depth))
     alone = ends(score, "never", "relearning")
     return (
-        f"From the weakest pass to the strongest the robustness of the score with attacks is {mine}, that of UDS as "
-        f"published (`{depth}`) {uds}; the best of all below is {best:.2f}. On models that never knew, relearning "
-        f"robustness of the score alone is {alone}: two that know nothing do not learn alike either, so not all that "
-        "lacks to 1 is knowledge that was left."
+        f"At the {len(found)} rates the robustness of the score with attacks lies between {mine}, that of UDS as "
+        f"published (`{depth}`) between {uds}; the best of all in the first table of robustness is {best:.2f}. On models "
+        f"that never knew, relearning robustness of the score alone lies between {alone}: two that know nothing do not "
+        "learn alike either, so not all that lacks to 1 is knowledge that was left."
     )
 
 

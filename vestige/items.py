@@ -32,10 +32,7 @@ def audit_items(data: UnlearnData, *, max_items: int, seed: int) -> UnlearnData:
     for split in ("forget", "retain", "holdout", "control"):
         items = [as_completion(item) for item in getattr(data, split) if not item.generation_only]
         asked = [item for item in items if item.prompt]
-        first: dict[tuple[str, str], Item] = {}
-        for item in asked:
-            first.setdefault((item.prompt, item.answer), item)
-        distinct = list(first.values())
+        distinct = list(dict.fromkeys(asked))
         if split == "forget" and len(distinct) < len(asked):
             warnings.warn(
                 f"{len(asked) - len(distinct)} of {len(asked)} forget items repeat others and are asked once",

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 DRAWS_PER_VECTOR, MOST_DRAWS, LEAST_DRAWS = 40, 200_000, 10_000
 # A corrected p up to which a vector counts as beyond chance.
 SIGNIFICANT = 0.05
+# From here on a vector is more likely chance than not, however few random directions there were.
+LIKELY = 0.5
 
 
 class Tested(Protocol):
@@ -38,13 +40,18 @@ def null_draws(model: HookedModel) -> int:
 
 
 def telling(vectors: Sequence[Vector]) -> tuple[Vector, ...]:
-    """Return the vectors that are beyond chance: up to a corrected p of 0.05.
+    """Return the vectors that are beyond chance: those with a corrected p of at most 0.05.
 
-    All of them where that cannot be told: without a corrected p, and in models with so many vectors that none could
-    have come out with one.
+    Where there is none, those of which it cannot be told: without a corrected p, or with one below 0.5 where there were
+    too few random directions for a lone vector to come out.
     """
-    known = all(v.p_adjusted is not None and v.p_least is not None and v.p_least <= SIGNIFICANT for v in vectors)
-    return tuple(v for v in vectors if not known or (v.p_adjusted or 0.0) <= SIGNIFICANT)
+    beyond = tuple(v for v in vectors if v.p_adjusted is not None and v.p_adjusted <= SIGNIFICANT)
+    return beyond or tuple(v for v in vectors if _open(v))
+
+
+def _open(vector: Tested) -> bool:
+    few = vector.p_least is None or vector.p_least > SIGNIFICANT
+    return vector.p_adjusted is None or (few and vector.p_adjusted < LIKELY)
 
 
 def by_chance(vectors: Sequence[Tested]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 
 from vestige.calibration.score import UNSURE
 from vestige.checks.generation import NOTHING_SAID
@@ -115,17 +116,17 @@ def _verdict(
 
 
 def _used(attacks: Sequence[AttackResult]) -> int:
-    return sum(one.gap is not None for one in attacks)
+    return sum(one.gap is not None and isfinite(one.gap) for one in attacks)
 
 
 def _lack(attacks: Sequence[AttackResult]) -> str:
     """Say why a score without attacks was used."""
     if not attacks:
         return "what only attacks bring back was not looked for"
-    return (
-        f"what only attacks bring back was looked for too little: of {len(attacks)} attacks {_used(attacks) or 'none'} "
-        "gave a gap that can be used"
-    )
+    little, n, used = "what only attacks bring back was looked for too little", len(attacks), _used(attacks)
+    if used == n:
+        return f"{little}: too few of the attacks that the score was fitted on were made"
+    return f"{little}: of {n} attack{'s' * (n != 1)} {used or 'none'} gave a gap that can be used"
 
 
 def _no_scale(table: Table, name: str, original: str) -> str:

@@ -143,8 +143,10 @@ def test_nothing_to_score_is_refused() -> None:
 
 def test_copies_are_asked_once_and_said() -> None:
     one, two = Item("q1", "a1"), Item("q2", "a2")
-    data = UnlearnData((one, two, one, one, Item("q1", "other")), (two, two))
-    with pytest.warns(UserWarning, match="2 of 5 forget items repeat others and are asked once"):
+    reworded = replace(one, paraphrased_prompt="q one")
+    data = UnlearnData((one, two, one, reworded, one, Item("q1", "other")), (two, two))
+    with pytest.warns(UserWarning, match="2 of 6 forget items repeat others and are asked once"):
         found = audit_items(data, max_items=10, seed=0)
-    assert [(item.prompt, item.answer) for item in found.forget] == [("q1", "a1"), ("q2", "a2"), ("q1", "other")]
+    asked = [(item.prompt, item.answer, item.paraphrased_prompt) for item in found.forget]
+    assert asked == [("q1", "a1", None), ("q2", "a2", None), ("q1", "a1", "q one"), ("q1", "other", None)]
     assert len(found.retain) == 1

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vestige.attacks.catalogue import chosen
+from vestige.calibration.conclude import ENOUGH
 from vestige.calibration.score import fit_residual_score
 from vestige.residual import fitted_scores, residual_knowledge
 from vestige.result import AttackResult, AuditReport, ConceptVectorRow, ResidualKnowledge, Result, SubjectInfo
@@ -68,6 +69,35 @@ def test_the_shipped_models_are_those_that_the_scores_were_fitted_on(kind: str) 
     again = fit_residual_score(np.array(columns).T, knows, score.instruments, penalty=score.penalty)
     np.testing.assert_allclose((*again.weights, again.bias), (*score.weights, score.bias), rtol=1e-6, atol=1e-9)
     assert knows.sum() == 72
+
+
+def test_with_half_of_the_attacks_no_model_that_knows_is_called_gone_in_a_world_left_out() -> None:
+    score = fitted_scores()["quick"]
+    assert score.models is not None
+    shares = np.array([[np.nan if v is None else v for v in score.models.shares[n]] for n in score.instruments]).T
+    knows, rng = np.array(score.models.knows), np.random.default_rng(0)
+    # Members of a world stand together, as many of each.
+    second = np.arange(len(knows)) >= len(knows) // 2
+    weight = {n: w for n, w in zip(score.instruments, score.weights, strict=True) if n.startswith("attack:")}
+
+    def missed(most: float, least: float) -> int:
+        count, tried = 0, 0
+        while tried < 15:
+            kept = [n for n in score.instruments if n not in weight or rng.random() < rng.choice([0.3, 0.6])]
+            heard = sum(weight.get(n, 0.0) for n in kept) / sum(weight.values())
+            if not least <= heard < most:
+                continue
+            tried += 1
+            columns = [score.instruments.index(n) for n in kept]
+            for out in (second, ~second):
+                fitted = fit_residual_score(shares[~out][:, columns], knows[~out], kept, penalty=score.penalty)
+                rows = shares[out & knows][:, columns]
+                count += sum(fitted(dict(zip(kept, row, strict=True))).probability <= 0.1 for row in rows)
+        return count
+
+    assert missed(0.7, ENOUGH) == 0
+    # The control: with a quarter some are.
+    assert missed(0.25, 0.0) > 0
 
 
 def test_both_ends_of_the_scale_are_told_apart() -> None:

@@ -22,9 +22,12 @@ def rows(*corrected: float | None, least: float | None = LEAST) -> list[ConceptV
         (rows(0.05, 0.3, 0.01), [0, 2]),
         # No correction was made, or nobody knows what could have come out, so it cannot be told.
         (rows(None, None), [0, 1]),
-        (rows(0.12, 0.3, least=None), [0, 1]),
-        # With so few random directions no vector could have come out.
-        (rows(0.18, 0.9, least=0.18), [0, 1]),
+        (rows(0.12, 0.6, least=None), [0]),
+        # With so few random directions a lone vector could not have come out, but one that many of them beat is chance.
+        (rows(0.18, 0.9, least=0.18), [0]),
+        (rows(0.9, 0.5, least=0.18), []),
+        # Many together can, and then they speak alone.
+        (rows(0.02, 0.02, 1.0, 0.18, least=0.18), [0, 1]),
         (rows(), []),
     ],
 )

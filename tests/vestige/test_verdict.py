@@ -451,6 +451,9 @@ def test_attacks_that_cannot_be_used_are_no_attacks_that_were_not_made() -> None
     assert "too little: of 2 attacks none gave a gap that can be used" in said(None, None)
     assert said(0.1, None).startswith("No trace found")
     assert "too little: of 2 attacks 1 gave a gap" in said(0.1, None)
+    assert said(float("nan")).startswith("Not settled")
+    assert "of 1 attack none gave" in said(None)
+    assert said(0.1, 0.0).endswith("too little: too few of the attacks that the score was fitted on were made.")
 
 
 def test_without_a_control_nothing_is_called_forgotten() -> None:

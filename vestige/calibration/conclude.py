@@ -9,8 +9,9 @@ from vestige.calibration.score import UNSURE, Residual, ResidualScore
 
 # The score that does without attacks.
 CHECKS_ALONE = "checks"
-# Share of the weight of its attacks with which a score can be used: where a world that scores were fitted on is left
-# out, from a half on no model that knows gets a probability below 0.1, whichever attacks are missing.
+# Share of the weight of its attacks with which a score can be used. Where a world that scores were fitted on is left
+# out, from a half on no model that knows gets a probability below 0.1, of hundreds of sets of attacks that were tried;
+# the tests try some.
 ENOUGH = 0.5
 
 

@@ -46,6 +46,7 @@ def as_table(model: HookedModel, found: Sequence[ConceptVector]) -> Table:
 def _caption(model: HookedModel, found: Sequence[ConceptVector]) -> str:
     said = "p: share of random directions of the same norm that score as high; "
     corrected = f"p corr.: corrected for the {examined(model):,} vectors examined"
-    if any((vector.p_least or 0.0) > SIGNIFICANT for vector in found):
+    best = min((vector.p_adjusted for vector in found), default=0.0)
+    if best > SIGNIFICANT and any((vector.p_least or 0.0) > SIGNIFICANT for vector in found):
         return f"{said}{corrected}; {null_draws(model):,} directions are too few for it to say more than p"
     return f"{said}{corrected} (above {SIGNIFICANT}: some of as many random directions would score as high)"

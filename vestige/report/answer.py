@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..result import AuditReport, Result
+from ..signs import table_of
 from ..stands_out import by_chance
 from .residual import probability
 from .text import listed, number
@@ -99,7 +102,9 @@ def _where(result: Result) -> str:
 
 
 def _weights(report: AuditReport) -> str:
-    rows = _measured(report, "concept_vector_cosine")
+    chance = by_chance(report.concept_vectors)
+    table = table_of(report.results, () if chance else report.concept_vectors)
+    rows = _measured(replace(report, results=tuple(table.values())), "concept_vector_cosine")
     if not rows:
         return ""
     intact = [result.subject for value, result in rows if value >= _INTACT]
@@ -107,9 +112,8 @@ def _weights(report: AuditReport) -> str:
     total = len([subject for subject in report.subjects if subject.kind == "unlearned"])
     named = f": {listed(intact)}" if 0 < len(intact) < total else ""
     still = f"still point where they did (cosine at least {_INTACT})"
-    beyond = not by_chance(report.concept_vectors)
-    chance = "" if beyond else ", but chance gives such vectors too, so that says little"
-    return f"In the weights, the concept's vectors {still} in {_of(len(intact), total)}{named}{chance}."
+    little = ", but chance gives such vectors too, so that says little" if chance else ""
+    return f"In the weights, the concept's vectors {still} in {_of(len(intact), total)}{named}{little}."
 
 
 def _together(report: AuditReport) -> str:

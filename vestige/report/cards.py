@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from ..result import AuditReport, ResidualKnowledge, Result, SubjectInfo
-from ..stands_out import by_chance
+from ..stands_out import telling
 from .attacks import worst_of
 from .explain import explain
 from .residual import of_control, probability
@@ -109,8 +109,8 @@ def build_cards(report: AuditReport) -> tuple[Card, ...]:
 
 def _card(report: AuditReport, subject: SubjectInfo) -> Card:
     own = {result.check: result for result in report.results if result.subject == subject.name}
-    # What became of vectors that chance gives as well is in the tables and no key number.
-    mute = _WEIGHTS if by_chance(report.concept_vectors) else ()
+    # A mean over vectors of which chance gives some as well is in the tables and no key number.
+    mute = _WEIGHTS if len(telling(report.concept_vectors)) < len(report.concept_vectors) else ()
     kinds = _CHOICES.get(subject.intent or "", _USUAL)
     chosen = (_first(own, [check for check in choices if check not in mute]) for choices in kinds)
     claim = (

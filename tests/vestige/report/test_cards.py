@@ -13,6 +13,7 @@ from vestige.report.cards import build_cards, build_glance
 from vestige.report.explain import explain
 from vestige.report.residual import of_control, probability
 from vestige.report.text import number
+from vestige.result import Result
 
 
 def test_the_probability_is_the_last_column_beside_its_control() -> None:
@@ -102,3 +103,21 @@ def test_vectors_that_chance_gives_as_well_are_no_key_number() -> None:
 
     assert shown(None) - shown(0.2) == {explain("concept_vector_jaccard").plain}
     assert shown(0.04) == shown(None)
+
+
+def test_the_opening_speaks_of_the_vectors_that_the_verdict_rests_on() -> None:
+    report = sample_report()
+    name = NAMES[1]
+    row = replace(report.concept_vectors[0], p_value=0.001, p_least=0.02)
+
+    def said(telling: float, rest: float) -> str:
+        rows = [replace(row, p_adjusted=0.001, cosine={name: telling})]
+        rows += [replace(row, neuron=n, p_adjusted=0.9, cosine={name: rest}) for n in range(9)]
+        result = Result("concept_vector_cosine", name, (telling + 9 * rest) / 10)
+        alone = tuple(s for s in report.subjects if s.name == name)
+        changed = replace(report, subjects=alone, results=(result,), concept_vectors=tuple(rows), residual=())
+        (weights,) = [one for one in answer(changed) if one.startswith("In the weights")]
+        return weights
+
+    assert said(0.99, 0.1).endswith("(cosine at least 0.95) in it.")
+    assert said(0.1, 0.99).endswith("(cosine at least 0.95) in no model.")
