@@ -227,7 +227,7 @@ def _summary(found: Mapping[float, Mapping[str, Any]]) -> str:
     alone = ends(score, "never", "relearning")
     return (
         f"At the {len(found)} rates the robustness of the score with attacks lies between {mine}, that of UDS as "
-        f"published (`{depth}`) between {uds}; the best of all in the first table of robustness is {best:.2f}. On models "
+        f"published (`{depth}`) between {uds}; the best in the first table of robustness is {best:.2f}. On models "
         f"that never knew, relearning robustness of the score alone lies between {alone}: two that know nothing do not "
         "learn alike either, so not all that lacks to 1 is knowledge that was left."
     )

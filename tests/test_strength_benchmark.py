@@ -57,7 +57,7 @@ def test_the_page_has_every_rate_beside_the_controls() -> None:
     text = " ".join(lines)
     assert "At the 2 rates the robustness of the score with attacks lies between 0.30 and 0.70" in text
     assert "relearning robustness of the score alone lies between 0.15 and 0.35" in text
-    assert "the best of all in the first table of robustness is 0.70" in text
+    assert "the best in the first table of robustness is 0.70" in text
 
 
 def test_the_picture_survives_what_was_not_measured(tmp_path: Path) -> None:
