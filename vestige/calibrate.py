@@ -180,7 +180,9 @@ def _here(workers: int, jobs: Sequence[Job]) -> Iterator[None]:
             for worker in mine:
                 worker.terminate()
             for worker in mine:
-                worker.join()
+                # The pool's own thread may wait for it too; until that has noted its end, a join returns at once.
+                while worker.is_alive():
+                    worker.join(0.1)
             raise
 
 

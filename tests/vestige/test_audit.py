@@ -289,7 +289,9 @@ def test_missing_references_are_reasons_and_no_errors(references: set[str], meas
         small_data(retain=0, control=0),
         small_data(forget=1),
         small_data(forget=1, retain=1, control=0),
-        UnlearnData((Item("", "t5 t6 t7 t8. t9 t10", concept="t7"),) * 3, (Item("", "t11 t12 t13"),) * 3),
+        UnlearnData(
+            tuple(Item("", f"t5 t{n} t7 t8. t9 t10", concept="t7") for n in (6, 14, 15)), (Item("", "t11 t12 t13"),) * 3
+        ),
         UnlearnData((Item("t5", ""), Item("t6", "t7"), Item("t8", "t9"))),
         UnlearnData(items(3, seed=1, relation=None), items(3, seed=2, relation=None)),
     ],
@@ -317,7 +319,7 @@ def test_references_keep_their_names(tmp_path: Path) -> None:
 
 def test_no_lexicon_and_no_words_follow_no_vectors() -> None:
     model = tiny_model("gpt2")
-    documents = UnlearnData((Item("", "t5 t6 t7 t8"),) * 2)
+    documents = UnlearnData((Item("", "t5 t6 t7 t8"), Item("", "t5 t6 t7 t9")))
     for settings in ({"data": documents}, {"top_vectors": 0}):
         report = quick(model, max_new_tokens=1, **settings)
         assert report.concept_vectors == ()
