@@ -29,18 +29,17 @@ from benchmarks.timing import commit, machine
 from vestige.auditing import audit
 from vestige.calibrate import FIT, HELD
 from vestige.calibration.audits import VERSION, audited
-from vestige.calibration.baked import baked
 from vestige.calibration.bases import base
 from vestige.calibration.evaluate import CONTROL, Robustness, evaluated
 from vestige.calibration.pool import make_task
 from vestige.calibration.relearn import relearned
-from vestige.calibration.tampered import METHODS
+from vestige.calibration.tampered import METHODS, RATE, tampered
 from vestige.shares import shares_of
 
 ROOT = Path(__file__).parents[1]
 CONCEPTS = (0, 1)
-# The rate at which calibration relearns, whose records are there, and those beside it.
-USUAL, RATES = 5e-4, (1e-4, 2e-4, 1e-3, 2e-3)
+# Beside the rate at which calibration relearns, whose records are there.
+RATES = (1e-4, 2e-4, 1e-3, 2e-3)
 SHOWN = (
     "score (quick)",
     "score (checks)",
@@ -91,11 +90,11 @@ def main() -> None:
     held = [audited(world, which, work) for world, which in tasks]
     found = {
         rate: measured(fit, [at(one, other, rate) for one, other in zip(held, others, strict=True)])
-        for rate in sorted((USUAL, *RATES))
+        for rate in sorted((RATE, *RATES))
     }
     about = {"command": "python -m benchmarks.strength", "commit": commit(), "machine": machine(), "note": LOOKED_AT}
     results = ROOT / "docs" / "results"
-    document = {**about, "usual": USUAL, "rates": {f"{rate:g}": row for rate, row in found.items()}}
+    document = {**about, "usual": RATE, "rates": {f"{rate:g}": row for rate, row in found.items()}}
     (results / "robustness.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     (results / "robustness.md").write_text("\n".join(page(found, about)) + "\n", encoding="utf-8")
     draw(found, results / "robustness.png")
@@ -112,10 +111,7 @@ def _shares(world: int, which: int, work: Path) -> Record:
     torch.set_num_threads(1)
     made_of, drawn = base(world, work), 100 * world + which
     task = make_task(made_of, which, seed=drawn)
-    models = {"retrained": task.retrained, CONTROL: task.never}
-    for name, (method, settings) in METHODS.items():
-        made = method(task.original, task.given, seed=drawn, progress=False, **settings)
-        models[name] = baked(task.original, made.weights)
+    models = {one.name: one.before for one in tampered(task, seed=drawn)}
     wanted = list(product(RATES, models))
     report = audit(
         task.original,
@@ -145,9 +141,9 @@ def at(one: Record, other: Record, rate: float) -> Record:
     Args:
         one: From `audited`.
         other: From `record`, of the same task.
-        rate: One of `RATES`, or `USUAL` for the record as it is.
+        rate: One of `RATES`, or `tampered.RATE` for the record as it is.
     """
-    if rate == USUAL:
+    if rate == RATE:
         return one
     shares = other["shares"][f"{rate:g}"]
     subjects = [{**s, "shares": shares[s["name"]]} if s["state"] == "relearned" else s for s in one["subjects"]]
@@ -186,7 +182,7 @@ def page(found: Mapping[float, Mapping[str, Any]], about: Mapping[str, Any]) -> 
         "",
         "Robustness asks whether tampering moves an instrument on a model that was made to forget as it does on the",
         "retrained one ([calibration.md](calibration.md)). There, tampering is one pass over the facts at a rate of",
-        f"{USUAL:g}; here it is one pass at other rates, on the same models, and everything else is as it was there.",
+        f"{RATE:g}; here it is one pass at other rates, on the same models, and everything else is as it was there.",
         "",
         f"Written by `{about['command']}`, commit {about['commit']}.",
         *wrap(about.get("note", ""), 115),
@@ -275,7 +271,7 @@ def draw(found: Mapping[float, Mapping[str, Any]], path: Path) -> None:
             axes.set_xscale("log")
             axes.set_xticks(list(found), [f"{rate:g}" for rate in found])
             axes.minorticks_off()
-            axes.set_xlabel(f"rate of the one pass; {USUAL:g} is that of calibration")
+            axes.set_xlabel(f"rate of the one pass; {RATE:g} is that of calibration")
         left.set_xlim(min(found) * 0.8, max(found) * 4.4)
         figure.savefig(path, dpi=150, metadata={"Software": None})
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.strength import RATES, SHOWN, TABLES, USUAL, at, draw, page
+from benchmarks.strength import RATES, SHOWN, TABLES, at, draw, page
 from vestige.calibration.evaluate import CONTROL
+from vestige.calibration.tampered import RATE
 
 NAMES = ("retrained", CONTROL, "npo")
 
@@ -25,7 +26,7 @@ def test_another_rate_changes_what_was_relearned_and_nothing_else() -> None:
         ],
     }
     other = {"shares": {f"{rate:g}": {name: {"lens_leak": rate} for name in NAMES} for rate in RATES}}
-    assert at(one, other, USUAL) == one
+    assert at(one, other, RATE) == one
     for rate in RATES:
         found = at(one, other, rate)
         assert found["world"] == 5
@@ -75,7 +76,7 @@ def test_the_shipped_page_is_made_from_the_shipped_numbers_which_calibration_has
     found = {float(rate): row for rate, row in shipped["rates"].items()}
     assert (results / "robustness.md").read_text(encoding="utf-8").splitlines() == list(page(found, shipped))
     calibrated = json.loads((results / "calibration.json").read_text(encoding="utf-8"))["instruments"]
-    usual = found[USUAL]["instruments"]
+    usual = found[RATE]["instruments"]
     for one in calibrated:
         if one["name"] in usual:
             assert usual[one["name"]]["all"]["robustness"] == pytest.approx(one["robustness"])

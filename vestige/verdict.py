@@ -18,8 +18,6 @@ from vestige.signs import HALF, TRACE, Signs, Table, estimate, signs_of, table_o
 KEPT = 0.8
 VARIED = 0.5
 
-# Stands for why a score without attacks was used.
-_LACK = "{lack}"
 _REFERENCES = {
     "original": "The model before unlearning: the upper end of every scale.",
     "retrained": "Trained without the forget set: what exact unlearning would give.",
@@ -104,7 +102,7 @@ def _verdict(
         if claim.claim == "no trace" and attacks and not _used(attacks):
             said = [f"Not settled: {_like(signs)}, and {lack}."]
         else:
-            said = [one.replace(_LACK, lack) for one in _SENTENCES[claim.claim](signs, claim, residual)]
+            said = [*_SENTENCES[claim.claim](signs, claim, residual, lack)]
         if claim.by in (None, "score", "vectors", "unclear"):
             deaf = [what for what, left in signs.inside.items() if left is None]
             said += [f"{_capital(_named(what))} tells nothing here." for what in deaf]
@@ -146,7 +144,7 @@ def _no_scale(table: Table, name: str, original: str) -> str:
     )
 
 
-def _holds(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> list[str]:
+def _holds(signs: Signs, claim: Claim, residual: ResidualKnowledge | None, _: str) -> list[str]:
     said = f"Silent, but not empty: it does not answer, yet {_found(signs, claim)}."
     if claim.by == "answers":
         said = f"Still answers: {_found(signs, claim)}."
@@ -168,7 +166,7 @@ def _holds(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> li
     return [said, f"That decides, whatever else was tried: {score} do not hear it."]
 
 
-def _open(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> list[str]:
+def _open(signs: Signs, claim: Claim, residual: ResidualKnowledge | None, lack: str) -> list[str]:
     silent = "" if claim.by == "answers" else "it does not answer, yet "
     traced = claim.by in ("answers", "inside", "bare", "choices")
     found = f"Not settled: {silent}{_found(signs, claim)}" if traced else f"Not settled: {_like(signs)}"
@@ -189,19 +187,19 @@ def _open(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> lis
     if claim.score == "gone":
         return [f"{found}, but {score} give {chance} that it still holds some of the facts."]
     unheard = f"but {score} do not bear that out, and" if traced else "and"
-    return [f"{found}, {unheard} {_LACK}."]
+    return [f"{found}, {unheard} {lack}."]
 
 
-def _no_trace(signs: Signs, claim: Claim, residual: ResidualKnowledge | None) -> list[str]:
+def _no_trace(signs: Signs, claim: Claim, residual: ResidualKnowledge | None, lack: str) -> list[str]:
     found, proof = f"No trace found: {_like(signs)}", "That is absence of evidence, not proof"
     if residual is None:
         return [f"{found}.", f"{proof}."]
-    unsought = f"{proof}: {_LACK}."
+    unsought = f"{proof}: {lack}."
     if claim.score == "open":
         return [f"{found}, and {together(residual)} lean the same way, if too unsure for a claim.", unsought]
     if claim.score == "silent":
-        lack = [f"{len(residual.missing)} of the instruments could not be used."] if residual.missing else []
-        return [f"{found}.", unsought, *lack]
+        few = [f"{len(residual.missing)} of the instruments could not be used."] if residual.missing else []
+        return [f"{found}.", unsought, *few]
     return [
         f"{found}, and {together(residual)} give {probability(residual)} that it still holds some of them.",
         f"{proof}.",

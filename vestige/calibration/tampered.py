@@ -24,6 +24,8 @@ METHODS: Mapping[str, tuple[Callable[..., Intervention], Mapping[str, Any]]] = {
     "distilled_removal": (distilled_removal, {}),
 }
 QUANTISED: Kind = "nf4"
+# Leaves a model its other abilities.
+RATE = 5e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ def _states(name: str, model: HookedModel, task: Task, seed: int) -> Tampered:
     return Tampered(
         name,
         model,
-        # One pass over the facts, as published, at a rate that leaves a model its other abilities.
-        relearned(model, task.given, epochs=1, keep=False, lr=5e-4, seed=seed),
+        # One pass over the facts, as published.
+        relearned(model, task.given, epochs=1, keep=False, lr=RATE, seed=seed),
         baked(model, quantised(model, QUANTISED).weights),
     )
